@@ -1,0 +1,79 @@
+"""Division that never blows up, and in-place arithmetic where autograd allows it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def stabilize(z: Tensor, epsilon: float) -> Tensor:
+    """Move ``z`` away from zero: ``z + epsilon * sign(z)``, with ``sign(0) = +1``.
+
+    Args:
+        z: the denominators, any shape.
+        epsilon: distance by which each of them moves, in the unit of ``z``.
+
+    Returns:
+        A new tensor of the shape of ``z``.
+
+    Source: Bach et al. 2015 (PLoS ONE 10(7):e0130140), equation 58.
+
+    >>> stabilize(torch.tensor([2.0, 0.0, -2.0]), 0.5)
+    tensor([ 2.5000,  0.5000, -2.5000])
+    """
+    # copysign is one pass where where() takes three. It differs from sign() at -0.0 alone, and a sum is
+    # -0.0 only if each of its terms is zero: then so is every share, whatever the denominator's sign.
+    return add_(torch.copysign(torch.full((), epsilon, dtype=z.dtype), z.detach()), z)
+
+
+def divide(R: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """``s = R / stabilize(z, epsilon)``; with ``epsilon = 0``, where ``z`` is zero, so is ``s``."""
+    if epsilon > 0:
+        return _divide_into(R, stabilize(z, epsilon))
+    return R.masked_fill(z == 0, 0.0) / z.masked_fill(z == 0, 1.0)
+
+
+def positive(t: Tensor) -> Tensor:
+    """``t+ = max(t, 0)``."""
+    return t.clamp(min=0)
+
+
+def negative(t: Tensor) -> Tensor:
+    """``t- = min(t, 0)``."""
+    return t.clamp(max=0)
+
+
+def _overwritable(target: Tensor, other: Tensor) -> bool:
+    """Whether ``target`` can take the result: nobody differentiates, and vmap has not batched ``other`` alone."""
+    if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(other):
+        return False
+    return target.dtype == other.dtype and broadcasts(other, target)
+
+
+def broadcasts(t: Tensor, to: Tensor) -> bool:
+    """Whether ``t`` broadcasts to the shape of ``to``."""
+    sizes = zip(reversed(t.shape), reversed(to.shape), strict=False)
+    return t.dim() <= to.dim() and all(size in (1, target) for size, target in sizes)
+
+
+# The functions below are for tensors that the caller has made and nobody else holds. On a CPU a new tensor
+# costs more than the arithmetic that fills it, so writing over an old one is what keeps a rule cheap.
+
+
+def add_(target: Tensor, other: Tensor, alpha: float = 1.0) -> Tensor:
+    """``target + alpha * other``, in place where possible."""
+    if _overwritable(target, other):
+        return target.add_(other, alpha=alpha)
+    return target.add(other, alpha=alpha)
+
+
+def mul_(target: Tensor, other: Tensor) -> Tensor:
+    """``target * other``, in place where possible."""
+    return target.mul_(other) if _overwritable(target, other) else target * other
+
+
+def _divide_into(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, written over the denominator where possible."""
+    if _overwritable(denominator, numerator):
+        return torch.div(numerator, denominator, out=denominator)
+    return numerator / denominator

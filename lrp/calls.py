@@ -1,0 +1,81 @@
+"""A call of a torch function, and the tensors in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+_AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a torch function.
+
+    Attributes:
+        target: the tensor that the call overwrites, if it works in place.
+        rescued: a copy of what the target was before, if one had to be made.
+    """
+
+    function: Callable[..., Any]
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    target: Tensor | None = None
+    rescued: Tensor | None = None
+
+    def run(self, replace: Callable[[Tensor], Tensor]) -> Any:
+        """Call the function, with every tensor in its arguments replaced."""
+        return self.function(*substitute(self.args, replace), **substitute(self.kwargs, replace))
+
+
+def tensors_in(structure: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dicts, from left to right."""
+    if isinstance(structure, Tensor):
+        yield structure
+    elif isinstance(structure, Mapping):
+        for value in structure.values():
+            yield from tensors_in(value)
+    elif isinstance(structure, (tuple, list)):
+        for value in structure:
+            yield from tensors_in(value)
+
+
+def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested tuples, lists and dicts, with every tensor replaced."""
+    if isinstance(structure, Tensor):
+        return replace(structure)
+    if isinstance(structure, Mapping):
+        return {key: substitute(value, replace) for key, value in structure.items()}
+    if type(structure) in (tuple, list):
+        return type(structure)(substitute(value, replace) for value in structure)
+    return structure
+
+
+def in_place_target(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The tensor that ``function(*args, **kwargs)`` overwrites, as its name or ``inplace=True`` tells."""
+    position = _inplace_position(function)
+    flagged = kwargs.get("inplace") or (position is not None and len(args) > position and args[position])
+    if not flagged and not _overwrites(function):
+        return None
+    target = args[0] if args else kwargs.get("input")
+    return target if isinstance(target, Tensor) else None
+
+
+@cache
+def _overwrites(function: Callable[..., Any]) -> bool:
+    name = getattr(function, "__name__", "")
+    return name in _AUGMENTED or (name.endswith("_") and not name.endswith("__"))
+
+
+@cache
+def _inplace_position(function: Callable[..., Any]) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # builtins have no signature, and no argument of that name either
+        return None
+    return names.index("inplace") if "inplace" in names else None

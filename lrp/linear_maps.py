@@ -1,0 +1,191 @@
+"""Linear maps: a layer as data, ``z = f(x, w, b)``, with the three passes that rules are written in.
+
+``forward`` is the layer; ``pullback`` its transpose, which is a layer's input gradient; ``weight_pullback`` its
+weight gradient. A rule calls them with inputs and weights of its own making, so one definition of a rule
+serves every layer, and one definition of a map serves every rule.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearMap(ABC):
+    """One use of a layer that is linear in its input.
+
+    Attributes:
+        input_shape: shape of the input ``x``.
+        signed: False where the input is known to be >= 0, so that rules can skip its negative part.
+    """
+
+    input_shape: tuple[int, ...]
+    signed: bool = field(default=True, compare=False)
+
+    @abstractmethod
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        """``z = f(x, w, b)``, exactly as torch computes it."""
+
+    @abstractmethod
+    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
+        """``c = W^T s``: from the shape of the output to the shape of the input."""
+
+    @abstractmethod
+    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
+        """The sum of ``x s`` over all the uses of a weight: the shape of the weight."""
+
+    def per_output(self, b: Tensor) -> Tensor:
+        """The bias ``b``, shaped to broadcast against the output."""
+        return b
+
+    def lowest(self, x: Tensor) -> Tensor:
+        """The smallest input of each sample, shaped to broadcast against the output."""
+        return x.amin(dim=tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else x
+
+    def without_bias(self, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor) -> Tensor:
+        """``f(x, w)``, from the output ``z`` that is already there."""
+        return z if b is None else z - self.per_output(b)
+
+    def has_channels(self, z: Tensor) -> bool:
+        """Whether dimension 1 of the output counts the rows of the weight, as a batch norm that follows takes it."""
+        return False
+
+    def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
+        """The weight of the same map with each output channel multiplied by its ``scale``."""
+        raise TypeError(f"{type(self).__name__} has no channels")
+
+    def spread(self, share: Tensor, w: Tensor) -> Tensor:
+        """Spread ``share``, of the shape of the output, evenly over the inputs that each output is connected to."""
+        ones = None if w is None else torch.ones_like(w)
+        connections = self.forward(share.new_ones(self.input_shape), ones)
+        return self.pullback(share / connections.clamp(min=1), ones)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(LinearMap):
+    """``torch.nn.functional.linear``: x ``(..., in)``, w ``(out, in)``, z ``(..., out)``."""
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return F.linear(x, w, b)
+
+    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
+        return s @ w
+
+    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
+        return s.reshape(-1, s.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+
+    def lowest(self, x: Tensor) -> Tensor:
+        return x.amin(dim=-1, keepdim=True)
+
+    def has_channels(self, z: Tensor) -> bool:
+        return z.dim() == 2
+
+    def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
+        return w * scale[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(LinearMap):
+    """Convolutions and transposed convolutions of any dimension; x ``(N, C, ...)``.
+
+    ``extra_padding`` is what torch puts on the far side of each dimension for ``padding="same"`` with an even kernel.
+    """
+
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool = False
+    output_padding: tuple[int, ...]
+    groups: int = 1
+    extra_padding: tuple[int, ...] = ()
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return torch.convolution(
+            self._pad(x), w, b, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
+            self.groups,
+        )  # fmt: skip
+
+    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
+        c = self._backward(s, self._pad(s.new_empty(self.input_shape)), w, 0)
+        for dim, size in enumerate(self.input_shape[2:], start=2):
+            c = c.narrow(dim, 0, size)
+        return c
+
+    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
+        return self._backward(s, self._pad(x), s.new_empty(self.weight_shape), 1)
+
+    def per_output(self, b: Tensor) -> Tensor:
+        return b.view(-1, *(1 for _ in self.stride))
+
+    def has_channels(self, z: Tensor) -> bool:
+        return True
+
+    def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
+        kernel = (1 for _ in self.stride)
+        if not self.transposed:
+            return w * scale.view(-1, 1, *kernel)
+        grouped = w.view(self.groups, -1, *w.shape[1:]) * scale.view(self.groups, 1, -1, *kernel)
+        return grouped.view(w.shape)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        if not any(self.extra_padding):
+            return x
+        return F.pad(x, [side for n in reversed(self.extra_padding) for side in (0, n)])
+
+    def _backward(self, s: Tensor, x: Tensor, w: Tensor, which: int) -> Tensor:
+        """The gradient for x (which = 0) or w (1), by the kernel that torch's own gradient uses."""
+        gradients = torch.ops.aten.convolution_backward(
+            s, x, w, None, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
+            self.groups, [which == 0, which == 1, False],
+        )  # fmt: skip
+        gradient: Tensor = gradients[which]
+        return gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elementwise(LinearMap):
+    """``z = x * w + b``, with w and b of a shape that broadcasts against x: a batch norm in eval mode."""
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = x if w is None else x * w
+        return z if b is None else z + b
+
+    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
+        return s if w is None else s * w
+
+    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
+        return x * s
+
+    def lowest(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(LinearMap):
+    """A linear function that has no weights: average pooling, mean, sum."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return self.function(x)
+
+    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
+        zeros = s.new_zeros(self.input_shape)
+        pulled: Tensor = torch.func.vjp(self.function, zeros)[1](s)[0]
+        return pulled
+
+    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
+        raise TypeError("a function without weights has no weight_pullback")
+
+
+def same_padding(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What ``padding="same"`` pads: on both sides of each dimension, and on its far side besides."""
+    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    return tuple(t // 2 for t in total), tuple(t % 2 for t in total)

@@ -1,0 +1,102 @@
+"""Relay: the autograd function that carries values forward and relevance backward.
+
+In an explained forward every tensor that depends on the input carries relevance: its autograd graph is made of
+relays, and of torch's own functions where their gradient is the relevance. The values come from torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import trace
+from .linear_maps import LinearMap
+from .rule import Rule
+
+Redistribute = Callable[..., "Tensor | tuple[Tensor, ...]"]
+
+
+@dataclass(frozen=True)
+class LayerRelevance:
+    """The backward of a layer: its linear map, its rule, and the name under which it is traced."""
+
+    f: LinearMap
+    rule: Rule
+    name: str | None
+    thread: int
+
+    def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
+        dtype, own = computing_dtype(z), x.dtype
+        x, w, z, R = (t.to(dtype) for t in (x, w, z, R))
+        b = None if b is None else b.to(dtype)
+        relevance = self.rule.redistribute(self.f, x, w, b, z, R).to(own)
+        if self.name is not None:
+            trace.report(self.name, relevance, self.thread)
+        return relevance
+
+
+def relay(
+    redistribute: Redistribute,
+    z: Tensor,
+    carriers: Sequence[Tensor],
+    saved: Sequence[Tensor] = (),
+    *,
+    in_place: bool = False,
+    differentiable: bool = False,
+) -> Tensor:
+    """A tensor that has the values ``z`` and passes its relevance on to the carriers.
+
+    Args:
+        redistribute: called in backward as ``redistribute(R, *saved)``; gives the relevance of each carrier.
+        z: the values.
+        carriers: the tensors that get relevance.
+        saved: what ``redistribute`` needs.
+        in_place: the first carrier has become ``z`` itself, by an operation in place, and is returned.
+        differentiable: whether the relevance may be differentiated; ``saved`` then has its own autograd graph.
+    """
+    output: Tensor = _Relay.apply(redistribute, differentiable, in_place, len(carriers), z, *carriers, *saved)
+    return output
+
+
+class _Relay(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        redistribute: Redistribute, differentiable: bool, in_place: bool, n_carriers: int, z: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        return tensors[0] if in_place else z.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.redistribute, ctx.differentiable, in_place, n_carriers, _, *tensors = inputs
+        ctx.n_inputs = len(inputs)
+        if in_place:
+            ctx.mark_dirty(output)
+        ctx.save_for_backward(*tensors[n_carriers:])
+
+    @staticmethod
+    def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not ctx.differentiable:
+            raise RuntimeError(
+                "create_graph=True: this relevance cannot be differentiated; explain with "
+                "forward(..., explain=True, differentiable=True)"
+            )
+        with _no_autocast(R.device.type):
+            relevances = ctx.redistribute(R, *ctx.saved_tensors)
+        if isinstance(relevances, Tensor):
+            relevances = (relevances,)
+        return (*(None,) * 5, *relevances, *(None,) * (ctx.n_inputs - 5 - len(relevances)))
+
+
+def _no_autocast(device_type: str) -> Any:
+    """Rules choose their own precision, also where the caller runs backward() under autocast."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+
+
+def computing_dtype(z: Tensor) -> torch.dtype:
+    """float16 ends at 65504, which R / 1e-6 exceeds soon: rules compute it in float32."""
+    return torch.float32 if z.dtype == torch.float16 else z.dtype

@@ -1,0 +1,168 @@
+"""What a rule is, and what all rules that divide have in common.
+
+``R`` is relevance, ``x`` a layer's input, ``w`` and ``b`` its weight and bias, ``z`` its output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from .arithmetic import add_, divide, mul_
+from .linear_maps import LinearMap
+
+Bias = Literal["absorb", "ignore", "distribute"]
+Family = Literal["linear", "norm", "pool", "sum", "activation"]
+Parts = Sequence[tuple[Tensor, Tensor]]
+
+
+class Rule:
+    """How the relevance ``R`` of a layer's outputs is shared out among its inputs.
+
+    A rule of your own subclasses this and defines :meth:`redistribute`:
+
+    >>> @dataclass(frozen=True)
+    ... class Plain(Rule):
+    ...     def redistribute(self, f, x, w, b, z, R):
+    ...         return x * f.pullback(R, w)
+    >>> import torch, lrp
+    >>> x = torch.ones(1, 2, requires_grad=True)
+    >>> lrp.functional.linear(x, torch.tensor([[1.0, 2.0]]), rule=Plain()).backward()
+    >>> x.grad
+    tensor([[1., 2.]])
+    """
+
+    needs_pattern: ClassVar[bool] = False
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        """The relevance of the inputs.
+
+        Args:
+            f: the layer as a linear map, with ``f.forward``, ``f.pullback`` and ``f.weight_pullback``.
+            x: the layer's input.
+            w: its weight.
+            b: its bias, or None.
+            z: its output ``f.forward(x, w, b)``, which need not be computed again.
+            R: the relevance of the outputs, of the shape of ``z``.
+
+        Returns:
+            A tensor of the shape of ``x``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define redistribute()")
+
+    def companion(self, family: Family) -> Rule:
+        """The rule for the other functions of a model whose linear layers have this rule.
+
+        Sums, means, pools and batch norms on their own have no weights to choose among: they share in proportion to
+        the values. Activations pass relevance unchanged, unless their rule is the gradient.
+        """
+        if family == "linear":
+            return self
+        return Proportional(epsilon=min(getattr(self, "epsilon", 1e-6), 1e-6), bias=getattr(self, "bias", "absorb"))
+
+    def __repr__(self) -> str:
+        shown = (f for f in _fields(self) if not f.kw_only or getattr(self, f.name) != f.default)
+        values = (f"{f.name}={brief(getattr(self, f.name))}" for f in sorted(shown, key=lambda f: bool(f.kw_only)))
+        return f"{type(self).__name__}({', '.join(values)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)) or vars(self).keys() != vars(other).keys():
+            return NotImplemented
+        return all(_same(value, getattr(other, name)) for name, value in vars(self).items())
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(v.shape if isinstance(v, Tensor) else v for v in vars(self).values())))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Proportional(Rule):
+    """Relevance in proportion to contributions, over their sum: what all dividing rules have in common.
+
+    By itself it is the rule of sums, means and pools: ``R_in = x * W^T (R / stabilize(z, epsilon))``.
+
+    Args:
+        epsilon: stabiliser of the denominator, in the unit of the outputs; 0 or more. Default 1e-6.
+        bias: what becomes of the bias' share. ``"absorb"``: it is in the denominator and its share is lost (the
+            default); ``"ignore"``: it is left out, so that the layer conserves relevance; ``"distribute"``: it is in,
+            and its share is spread evenly over the inputs (Bach et al. 2015, PLoS ONE 10(7):e0130140).
+
+    Raises:
+        ValueError: for a negative or non-finite epsilon and for an unknown bias policy.
+    """
+
+    epsilon: float = field(default=1e-6, kw_only=True)
+    bias: Bias = field(default="absorb", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_number(self, "epsilon", at_least=0)
+        if self.bias not in get_args(Bias):
+            raise ValueError(f"bias={self.bias!r}: choose one of {', '.join(map(repr, get_args(Bias)))}")
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        total = f.without_bias(x, w, b, z) if self.bias == "ignore" else z
+        return self.share(f, [(x, w)], w, b, R, total)
+
+    def share(
+        self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, R: Tensor, total: Tensor | None = None
+    ) -> Tensor:
+        """Relevance in proportion to the contributions ``x_p w_p`` of all parts, and the bias ``b`` if it counts.
+
+        Args:
+            f: the linear map.
+            parts: pairs of a modified input and a modified weight.
+            w: the layer's own weight, which says what is connected to what.
+            b: the bias that is absorbed, or None.
+            R: the relevance of the outputs.
+            total: the sum of all contributions with ``b``, where it is there already.
+
+        Returns:
+            The relevance of the inputs.
+        """
+        if total is None:
+            total = self.total(f, parts, b)
+        s = divide(R, total, self.epsilon)
+        relevance = _sum([mul_(f.pullback(s, w_p), x_p) for x_p, w_p in parts])
+        if self.bias == "distribute" and b is not None:
+            relevance = add_(relevance, f.spread(s * f.per_output(b), w))
+        return relevance
+
+    def total(self, f: LinearMap, parts: Parts, b: Tensor | None) -> Tensor:
+        """The sum of all contributions; with the bias ``b``, unless it is ignored."""
+        (x, w), *rest = parts
+        b = None if self.bias == "ignore" else b
+        return _sum([f.forward(x, w, b), *(f.forward(x, w) for x, w in rest)])
+
+
+def check_number(rule: Rule, name: str, at_least: float) -> None:
+    """Raise unless the field ``name`` of ``rule`` is a finite number and large enough."""
+    value = getattr(rule, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: must be a number")
+    if not math.isfinite(value) or value < at_least:
+        raise ValueError(f"{name}={value!r}: must be finite and at least {at_least}")
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    total, *others = terms
+    for term in others:
+        total = add_(total, term)
+    return total
+
+
+def _fields(rule: Rule) -> tuple[Field[Any], ...]:
+    return fields(rule) if is_dataclass(rule) else ()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and bool((a == b).all())
+    return type(a) is type(b) and bool(a == b) if isinstance(a, Tensor) or isinstance(b, Tensor) else bool(a == b)
+
+
+def brief(value: Any) -> str:
+    """The value as a message shows it: a large tensor by its shape."""
+    return f"<tensor of shape {tuple(value.shape)}>" if isinstance(value, Tensor) and value.numel() > 1 else repr(value)

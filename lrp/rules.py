@@ -1,0 +1,409 @@
+"""The rules: how the relevance of a layer's outputs is shared out among its inputs.
+
+Each is a frozen dataclass with one method, :meth:`Rule.redistribute`, written in terms of a linear map and so valid
+for every layer. ``t+ = max(t, 0)`` and ``t- = min(t, 0)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .arithmetic import add_, broadcasts, negative, positive
+from .linear_maps import LinearMap
+from .rule import Bias, Family, Parts, Proportional, Rule, brief, check_number
+from .weights import modified
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gradient(Rule):
+    """The gradient: ``W^T R``. As the rule of a model it gives the model's plain gradient.
+
+    Source: Simonyan et al. 2014 (arXiv 1312.6034), section 3.
+
+    >>> Gradient()
+    Gradient()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return f.pullback(R, w)
+
+    def companion(self, family: Family) -> Rule:
+        return self
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Epsilon(Proportional):
+    """``R_in = x * W^T (R / stabilize(z, epsilon))``: for the upper layers, and for sums and means.
+
+    Args:
+        epsilon: default 0.1. As it grows, weak and contradicting contributions are absorbed.
+        exponent: a positive integer p; contributions are then ``x^p w^p``, without bias unless p = 1.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for an epsilon below 0, an exponent that is no positive integer, an unknown bias policy.
+
+    Source: Bach et al. 2015, equation 58; Montavon et al. 2019 (LRP: an overview), section 10.2.2; the exponent:
+    Boehle et al. 2019 (Frontiers in Aging Neuroscience 11:194).
+
+    >>> Epsilon()
+    Epsilon(epsilon=0.1, exponent=1)
+    """
+
+    epsilon: float = 0.1
+    exponent: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.exponent, int) or isinstance(self.exponent, bool) or self.exponent < 1:
+            raise ValueError(f"exponent={self.exponent!r}: must be a positive integer")
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        if self.exponent > 1:
+            return self.share(f, [(x**self.exponent, modified(torch.pow, w, self.exponent))], w, None, R)
+        return super().redistribute(f, x, w, b, z, R)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gamma(Proportional):
+    """Favours what agrees with the output's sign, for lower and middle layers.
+
+    Where no input of the sample is negative, contributions are ``x (w + gamma w+)`` and the bias is ``b + gamma b+``.
+    Otherwise the generalised rule: an output ``z >= 0`` has the contributions ``x+ (w + gamma w+) + x- (w + gamma w-)``
+    and the bias ``b + gamma b+``; an output ``z < 0`` has ``x+ (w + gamma w-) + x- (w + gamma w+)`` and
+    ``b + gamma b-``.
+
+    Args:
+        gamma: 0 (the epsilon rule) or more; infinity would be zplus. Default 0.1.
+        epsilon: stabiliser, default 1e-6.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for a gamma or epsilon below 0, an unknown bias policy.
+
+    Source: Montavon et al. 2019 (LRP: an overview), section 10.2.3; for signed inputs Andeol et al. 2023
+    (arXiv 2110.07382), section 3.
+
+    >>> Gamma(0.25)
+    Gamma(gamma=0.25)
+    """
+
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "gamma", at_least=0)
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        w_up, b_up = modified(_raise, w, self.gamma), modified(_raise, b, self.gamma)
+        if not f.signed:
+            return self.share(f, [(x, w_up)], w, b_up, R)
+        w_down, b_down = modified(_lower, w, self.gamma), modified(_lower, b, self.gamma)
+        mirrored = (z < 0) & (f.lowest(x) < 0)
+        up = [(positive(x), w_up), (negative(x), w_down)]
+        down = [(positive(x), w_down), (negative(x), w_up)]
+        relevance = self.share(f, up, w, b_up, R.masked_fill(mirrored, 0.0))
+        return add_(relevance, self.share(f, down, w, b_down, R.masked_fill(~mirrored, 0.0)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AlphaBeta(Proportional):
+    """Positive contributions with weight alpha against negative ones with weight beta; ``alpha - beta = 1``.
+
+    ``R_in = alpha * share of (x+ w+ + x- w-) - beta * share of (x+ w- + x- w+)``.
+
+    Args:
+        alpha: 1 or more.
+        beta: ``alpha - 1``.
+        conserve: if True, an output that has contributions of one sign only keeps all its relevance on that sign.
+            If False (default) it loses what belongs to the other sign.
+        epsilon: stabiliser, default 1e-6.
+        bias: default ``"ignore"``; ``"absorb"`` puts b+ in the positive and b- in the negative denominator.
+
+    Raises:
+        ValueError: for alpha - beta other than 1, a beta or epsilon below 0, an unknown bias policy.
+
+    Source: Bach et al. 2015, equation 60; ``conserve``: Boehle et al. 2019 (Frontiers in Aging Neuroscience 11:194).
+
+    >>> AlphaBeta(2, 1)
+    AlphaBeta(alpha=2, beta=1, conserve=False)
+    """
+
+    alpha: float
+    beta: float
+    conserve: bool = False
+    bias: Bias = field(default="ignore", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "alpha", at_least=1)
+        check_number(self, "beta", at_least=0)
+        if not math.isclose(self.alpha - self.beta, 1, abs_tol=1e-9 * self.alpha):
+            raise ValueError(
+                f"alpha={self.alpha}, beta={self.beta}: alpha - beta must be 1, so beta={self.alpha - 1:g} here"
+            )
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        b_plus, b_minus = modified(positive, b), modified(negative, b)
+        plus, minus = _agreeing(f, x, w), _opposing(f, x, w)
+        if self.beta == 0 and not self.conserve:
+            return self.share(f, plus, w, b_plus, R)
+        z_plus = self.total(f, plus, b_plus)
+        if self.conserve or not _is_precise(z):
+            z_minus = self.total(f, minus, b_minus)
+        else:
+            z_all = f.without_bias(x, w, b, z) if self.bias == "ignore" else z
+            z_minus = negative(z_all - z_plus)
+        if self.conserve:
+            R_plus = torch.where(z_minus == 0, R, self.alpha * R)
+            R_minus = torch.where(z_plus == 0, R, -self.beta * R)
+            shares = self.share(f, plus, w, b_plus, R_plus, z_plus)
+            return add_(shares, self.share(f, minus, w, b_minus, R_minus, z_minus))
+        shares = self.share(f, plus, w, b_plus, R, z_plus)
+        # alpha P - beta N = P + beta (P - N), in one pass
+        return torch.lerp(shares, self.share(f, minus, w, b_minus, R, z_minus), -self.beta)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ZPlus(Proportional):
+    """``R_in`` in proportion to ``x+ w+ + x- w-``, the contributions that are positive; b+ is absorbed.
+
+    Args:
+        epsilon: stabiliser, default 1e-6.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for a negative epsilon and an unknown bias policy.
+
+    Source: Montavon et al. 2017 (deep Taylor decomposition, Pattern Recognition 65), the z+ rule.
+
+    >>> ZPlus()
+    ZPlus()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return self.share(f, _agreeing(f, x, w), w, modified(positive, b), R)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ZBox(Proportional):
+    """For inputs with bounds, such as pixels: ``R_in`` in proportion to ``x w - low w+ - high w-``.
+
+    Args:
+        low: smallest value that an input can have: a number, or a tensor that broadcasts to the input, such as
+            ``(C, 1, 1)`` for one bound a channel. In the unit of the input.
+        high: largest value, alike.
+        epsilon: stabiliser, default 1e-6.
+        bias: accepted as for all dividing rules; this rule leaves the bias out whatever it says.
+
+    Raises:
+        ValueError: for low > high, for bounds that do not broadcast to the input, a negative epsilon.
+        TypeError: for bounds that are neither numbers nor tensors.
+
+    Source: Montavon et al. 2017 (deep Taylor decomposition, Pattern Recognition 65), the z^B rule.
+
+    >>> ZBox(-1.0, 1.0)
+    ZBox(low=-1.0, high=1.0)
+    """
+
+    low: float | Tensor
+    high: float | Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = (_bound(name, getattr(self, name)) for name in ("low", "high"))
+        if not bool((low <= high).all()):
+            raise ValueError(f"low={brief(self.low)}, high={brief(self.high)}: low must not be above high")
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        low, high = (_fit(name, getattr(self, name), x) for name in ("low", "high"))
+        return self.share(f, [(x, w), (-low, modified(positive, w)), (-high, modified(negative, w))], w, None, R)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WSquare(Proportional):
+    """``R_in`` in proportion to ``w^2``, whatever the input; b^2 is absorbed. For a first layer without bounds.
+
+    Args:
+        epsilon: stabiliser, default 1e-6.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for a negative epsilon and an unknown bias policy.
+
+    Source: Montavon et al. 2017 (deep Taylor decomposition, Pattern Recognition 65), the w^2 rule.
+
+    >>> WSquare()
+    WSquare()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return self.share(f, [(_one_sample(x), modified(torch.square, w))], w, modified(torch.square, b), R)
+
+    def companion(self, family: Family) -> Rule:
+        return Flat(epsilon=self.epsilon) if family == "pool" else super().companion(family)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Flat(Proportional):
+    """``R_in`` in equal parts for all the inputs that an output is connected to. For a first layer; for pools too.
+
+    Args:
+        epsilon: stabiliser, default 1e-6.
+        bias: accepted as for all dividing rules; this rule leaves the bias out whatever it says.
+
+    Raises:
+        ValueError: for a negative epsilon and an unknown bias policy.
+
+    Source: Bach et al. 2015; Lapuschkin et al. 2019 (Nature Communications 10:1096), the flat rule.
+
+    >>> Flat()
+    Flat()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return self.share(f, [(_one_sample(x), modified(torch.ones_like, w))], w, None, R)
+
+    def companion(self, family: Family) -> Rule:
+        return self if family == "pool" else super().companion(family)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PatternNet(Rule):
+    """``A^T R``: the signal that the pattern ``A`` finds; activations pass their gradient.
+
+    Args:
+        pattern: a tensor of the shape of the layer's weight. None (default) takes it from ``pattern=`` of the
+            forward.
+
+    Source: Kindermans et al. 2017 (arXiv 1705.05598), section 4.
+
+    >>> PatternNet()
+    PatternNet(pattern=None)
+    """
+
+    pattern: Tensor | None = None
+    needs_pattern: ClassVar[bool] = True
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return f.pullback(R, self._fitting(w))
+
+    def companion(self, family: Family) -> Rule:
+        return self if family == "linear" else Gradient()
+
+    def _fitting(self, w: Tensor) -> Tensor:
+        if self.pattern is None:
+            raise ValueError(
+                f"{type(self).__name__} needs pattern=: a list of fitted patterns, or a dict by layer name"
+            )
+        if self.pattern.shape != w.shape:
+            raise ValueError(f"pattern of shape {tuple(self.pattern.shape)}: the weight's shape is {tuple(w.shape)}")
+        return self.pattern.to(w)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PatternAttribution(PatternNet):
+    """``(A * w)^T R``: the share of the output that each input's signal brings; activations pass their gradient.
+
+    Args:
+        pattern: as for :class:`PatternNet`.
+
+    Source: Kindermans et al. 2017 (arXiv 1705.05598), section 4.
+
+    >>> PatternAttribution()
+    PatternAttribution(pattern=None)
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return f.pullback(R, self._fitting(w) * w)
+
+
+KEYS: dict[str, Rule] = {
+    "gradient": Gradient(),
+    "epsilon": Epsilon(epsilon=0.1),
+    "gamma": Gamma(gamma=0.1),
+    "gamma+epsilon": Gamma(gamma=0.1, epsilon=0.1),
+    "alpha1beta0": AlphaBeta(1, 0),
+    "alpha2beta1": AlphaBeta(2, 1),
+    "zplus": ZPlus(),
+    "wsquare": WSquare(),
+    "flat": Flat(),
+    "patternnet": PatternNet(),
+    "patternattribution": PatternAttribution(),
+}
+
+
+def get(rule: str | Rule) -> Rule:
+    """The rule that ``rule=`` names: a key of the table, or a rule itself.
+
+    Raises:
+        ValueError: for a key that is not in the table; it lists the keys.
+        TypeError: for anything else, a rule's class without parentheses among them.
+
+    >>> get("alpha2beta1")
+    AlphaBeta(alpha=2, beta=1, conserve=False)
+    """
+    if isinstance(rule, Rule):
+        return rule
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise TypeError(f"rule={rule.__name__}: this is the class; write {rule.__name__}(...)")
+    if not isinstance(rule, str):
+        raise TypeError(f"rule={rule!r}: must be a key such as 'epsilon', or a lrp.Rule")
+    if rule not in KEYS:
+        near = difflib.get_close_matches(rule.lower(), KEYS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"rule={rule!r} is unknown: {hint}the keys are {', '.join(map(repr, KEYS))}")
+    return KEYS[rule]
+
+
+def _agreeing(f: LinearMap, x: Tensor, w: Tensor) -> Parts:
+    """The parts whose contributions are positive."""
+    parts = [(positive(x), modified(positive, w)), (negative(x), modified(negative, w))]
+    return parts if f.signed else [(x, modified(positive, w))]
+
+
+def _opposing(f: LinearMap, x: Tensor, w: Tensor) -> Parts:
+    """The parts whose contributions are negative."""
+    if not f.signed:
+        return [(x, modified(negative, w))]
+    return [(positive(x), modified(negative, w)), (negative(x), modified(positive, w))]
+
+
+def _raise(t: Tensor, gamma: float) -> Tensor:
+    return t + gamma * positive(t)
+
+
+def _lower(t: Tensor, gamma: float) -> Tensor:
+    return t + gamma * negative(t)
+
+
+def _one_sample(x: Tensor) -> Tensor:
+    """Ones of the shape of one sample, for rules that do not look at the input."""
+    return x.new_ones(x.shape if x.dim() == 1 else (1, *x.shape[1:]))
+
+
+def _is_precise(z: Tensor) -> bool:
+    """Whether ``z`` is good enough for the difference of two sums; products in TF32 on a GPU are not."""
+    return z.dtype == torch.float64 or (z.dtype == torch.float32 and z.device.type == "cpu")
+
+
+def _bound(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return torch.tensor(float(value))
+    raise TypeError(f"{name}={value!r}: must be a number or a tensor")
+
+
+def _fit(name: str, value: float | Tensor, x: Tensor) -> Tensor:
+    """The bound as one sample like those of ``x``, or as a batch of them."""
+    bound = _bound(name, value).to(x)
+    if not broadcasts(bound, x):
+        raise ValueError(f"{name}: shape {tuple(bound.shape)} does not broadcast to the input's, {tuple(x.shape)}")
+    return bound if bound.shape == x.shape else bound.expand_as(_one_sample(x))

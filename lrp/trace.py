@@ -1,0 +1,87 @@
+"""The relevance of hidden layers, recorded while it flows backward.
+
+>>> import torch, lrp
+>>> model = lrp.Sequential(lrp.Linear(4, 3), torch.nn.ReLU(), lrp.Linear(3, 2))
+>>> y = model(torch.rand(5, 4, requires_grad=True), explain=True)
+>>> with lrp.trace.record() as relevances:
+...     y.sum().backward()
+>>> {name: tuple(relevance.shape) for name, relevance in relevances.items()}
+{'2': (5, 3), '0': (5, 4)}
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+Relevances = dict[str, Tensor]
+
+# Who records, by the thread that asked for it. Autograd may run backward in threads of its own (on a GPU it
+# does), so what is reported carries the thread of the explained forward.
+_recorders: dict[int, list[Relevances]] = {}
+_switched_on = threading.local()
+
+
+@contextmanager
+def record() -> Iterator[Relevances]:
+    """Record the relevance at the input of every layer that an explanation passes, within a ``with`` block.
+
+    Yields:
+        A dict from layer name to relevance, of the shape of the layer's input, in backward order: the last layer
+        comes first. A layer that is called again appears as ``"name#2"``, ``"name#3"``, in the order of the calls.
+        Explanations whose forward ran in another thread are not seen.
+    """
+    relevances: Relevances = {}
+    _start(relevances)
+    try:
+        yield relevances
+    finally:
+        _stop(relevances)
+
+
+def enable_and_clean() -> None:
+    """Start to record in this thread, from nothing; :func:`collect_and_disable` ends it."""
+    if hasattr(_switched_on, "relevances"):
+        collect_and_disable()
+    _switched_on.relevances = {}
+    _start(_switched_on.relevances)
+
+
+def collect_and_disable() -> list[Tensor]:
+    """Stop recording, and give what :func:`record` would give as a list.
+
+    Returns:
+        The relevances at the inputs of the layers, in backward order: the last layer comes first.
+
+    Raises:
+        RuntimeError: where :func:`enable_and_clean` was not called before, in this thread.
+    """
+    if not hasattr(_switched_on, "relevances"):
+        raise RuntimeError("lrp.trace.collect_and_disable(): nothing is recorded; call enable_and_clean() before")
+    relevances: Relevances = _switched_on.relevances
+    del _switched_on.relevances
+    _stop(relevances)
+    return list(relevances.values())
+
+
+def report(name: str, relevance: Tensor, thread: int) -> None:
+    """Note the relevance at a layer's input, for whoever records in that thread or in this one."""
+    for owner in {thread, threading.get_ident()}:
+        for relevances in _recorders.get(owner, ()):
+            relevances[name] = relevance.detach()
+
+
+def _start(relevances: Relevances) -> None:
+    _recorders.setdefault(threading.get_ident(), []).append(relevances)
+
+
+def _stop(relevances: Relevances) -> None:
+    thread = threading.get_ident()
+    others = [other for other in _recorders[thread] if other is not relevances]
+    if others:
+        _recorders[thread] = others
+    else:
+        del _recorders[thread]
