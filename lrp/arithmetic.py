@@ -26,11 +26,16 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     return add_(torch.copysign(torch.full((), epsilon, dtype=z.dtype), z.detach()), z)
 
 
-def divide(R: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """``s = R / stabilize(z, epsilon)``; with ``epsilon = 0``, where ``z`` is zero, so is ``s``."""
-    if epsilon > 0:
+def divide(R: Tensor, z: Tensor, epsilon: float, sign: int = 0) -> Tensor:
+    """``s = R / stabilize(z, epsilon)``; with ``epsilon = 0``, where ``z`` is zero, so is ``s``.
+
+    A ``sign`` of +1 or -1 says that every ``z`` is zero or of that sign, and that it may be overwritten.
+    """
+    if epsilon == 0:
+        return R.masked_fill(z == 0, 0.0) / z.masked_fill(z == 0, 1.0)
+    if sign == 0:
         return _divide_into(R, stabilize(z, epsilon))
-    return R.masked_fill(z == 0, 0.0) / z.masked_fill(z == 0, 1.0)
+    return _divide_into(R, _push(z, sign, epsilon))
 
 
 def positive(t: Tensor) -> Tensor:
@@ -56,6 +61,14 @@ def broadcasts(t: Tensor, to: Tensor) -> bool:
     return t.dim() <= to.dim() and all(size in (1, target) for size, target in sizes)
 
 
+def _push(z: Tensor, sign: int, epsilon: float) -> Tensor:
+    """``z`` on the side of ``sign``, whatever rounding did, and ``epsilon`` away from zero."""
+    low, high = (epsilon, None) if sign > 0 else (None, -epsilon)
+    if torch.is_grad_enabled():
+        return (z + sign * epsilon).clamp(low, high)
+    return z.add_(sign * epsilon).clamp_(low, high)
+
+
 # The functions below are for tensors that the caller has made and nobody else holds. On a CPU a new tensor
 # costs more than the arithmetic that fills it, so writing over an old one is what keeps a rule cheap.
 
@@ -70,6 +83,11 @@ def add_(target: Tensor, other: Tensor, alpha: float = 1.0) -> Tensor:
 def mul_(target: Tensor, other: Tensor) -> Tensor:
     """``target * other``, in place where possible."""
     return target.mul_(other) if _overwritable(target, other) else target * other
+
+
+def lerp_(start: Tensor, end: Tensor, weight: float) -> Tensor:
+    """``start + weight * (end - start)``, in place where possible."""
+    return start.lerp_(end, weight) if _overwritable(start, end) else torch.lerp(start, end, weight)
 
 
 def _divide_into(numerator: Tensor, denominator: Tensor) -> Tensor:

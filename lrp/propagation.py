@@ -31,7 +31,7 @@ class LayerRelevance:
     thread: int
 
     def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
-        dtype, own = computing_dtype(z), x.dtype
+        dtype, own = computing_dtype(R), x.dtype
         x, w, z, R = (t.to(dtype) for t in (x, w, z, R))
         b = None if b is None else b.to(dtype)
         relevance = self.rule.redistribute(self.f, x, w, b, z, R).to(own)
@@ -97,6 +97,6 @@ def _no_autocast(device_type: str) -> Any:
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
-def computing_dtype(z: Tensor) -> torch.dtype:
+def computing_dtype(R: Tensor) -> torch.dtype:
     """float16 ends at 65504, which R / 1e-6 exceeds soon: rules compute it in float32."""
-    return torch.float32 if z.dtype == torch.float16 else z.dtype
+    return torch.float32 if R.dtype == torch.float16 else R.dtype

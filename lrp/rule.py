@@ -54,6 +54,10 @@ class Rule:
         """
         raise NotImplementedError(f"{type(self).__name__} does not define redistribute()")
 
+    def needs_output(self, f: LinearMap) -> bool:
+        """Whether :meth:`redistribute` looks at ``z``. One that does not is given an empty tensor, to save memory."""
+        return True
+
     def companion(self, family: Family) -> Rule:
         """The rule for the other functions of a model whose linear layers have this rule.
 
@@ -107,7 +111,14 @@ class Proportional(Rule):
         return self.share(f, [(x, w)], w, b, R, total)
 
     def share(
-        self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, R: Tensor, total: Tensor | None = None
+        self,
+        f: LinearMap,
+        parts: Parts,
+        w: Tensor,
+        b: Tensor | None,
+        R: Tensor,
+        total: Tensor | None = None,
+        sign: int = 0,
     ) -> Tensor:
         """Relevance in proportion to the contributions ``x_p w_p`` of all parts, and the bias ``b`` if it counts.
 
@@ -118,13 +129,14 @@ class Proportional(Rule):
             b: the bias that is absorbed, or None.
             R: the relevance of the outputs.
             total: the sum of all contributions with ``b``, where it is there already.
+            sign: +1 or -1 where all contributions have that sign; a ``total`` may then be overwritten.
 
         Returns:
             The relevance of the inputs.
         """
         if total is None:
             total = self.total(f, parts, b)
-        s = divide(R, total, self.epsilon)
+        s = divide(R, total, self.epsilon, sign)
         relevance = _sum([mul_(f.pullback(s, w_p), x_p) for x_p, w_p in parts])
         if self.bias == "distribute" and b is not None:
             relevance = add_(relevance, f.spread(s * f.per_output(b), w))

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .arithmetic import add_, broadcasts, negative, positive
+from .arithmetic import add_, broadcasts, lerp_, negative, positive
 from .linear_maps import LinearMap
 from .rule import Bias, Family, Parts, Proportional, Rule, brief, check_number
 from .weights import modified
@@ -32,6 +32,9 @@ class Gradient(Rule):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         return f.pullback(R, w)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
 
     def companion(self, family: Family) -> Rule:
         return self
@@ -111,6 +114,9 @@ class Gamma(Proportional):
         relevance = self.share(f, up, w, b_up, R.masked_fill(mirrored, 0.0))
         return add_(relevance, self.share(f, down, w, b_down, R.masked_fill(~mirrored, 0.0)))
 
+    def needs_output(self, f: LinearMap) -> bool:
+        return f.signed
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AlphaBeta(Proportional):
@@ -150,24 +156,30 @@ class AlphaBeta(Proportional):
             )
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        b_plus, b_minus = modified(positive, b), modified(negative, b)
         plus, minus = _agreeing(f, x, w), _opposing(f, x, w)
-        if self.beta == 0 and not self.conserve:
-            return self.share(f, plus, w, b_plus, R)
+        b_plus, b_minus = modified(positive, b), modified(negative, b)
+        if not self.needs_output(f):
+            return self.share(f, plus, w, b_plus, R, sign=+1)
         z_plus = self.total(f, plus, b_plus)
-        if self.conserve or not _is_precise(z):
-            z_minus = self.total(f, minus, b_minus)
-        else:
-            z_all = f.without_bias(x, w, b, z) if self.bias == "ignore" else z
-            z_minus = negative(z_all - z_plus)
+        z_minus = self._negative_total(f, minus, b, z, z_plus)
         if self.conserve:
             R_plus = torch.where(z_minus == 0, R, self.alpha * R)
             R_minus = torch.where(z_plus == 0, R, -self.beta * R)
-            shares = self.share(f, plus, w, b_plus, R_plus, z_plus)
-            return add_(shares, self.share(f, minus, w, b_minus, R_minus, z_minus))
-        shares = self.share(f, plus, w, b_plus, R, z_plus)
+            shares = self.share(f, plus, w, b_plus, R_plus, z_plus, sign=+1)
+            return add_(shares, self.share(f, minus, w, b_minus, R_minus, z_minus, sign=-1))
+        shares = self.share(f, plus, w, b_plus, R, z_plus, sign=+1)
         # alpha P - beta N = P + beta (P - N), in one pass
-        return torch.lerp(shares, self.share(f, minus, w, b_minus, R, z_minus), -self.beta)
+        return lerp_(shares, self.share(f, minus, w, b_minus, R, z_minus, sign=-1), -self.beta)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return self.beta > 0 or self.conserve
+
+    def _negative_total(self, f: LinearMap, minus: Parts, b: Tensor | None, z: Tensor, z_plus: Tensor) -> Tensor:
+        """What the output is besides its positive total: no pass of its own, if it is precise as a difference."""
+        if self.conserve or not _is_precise(z):
+            return self.total(f, minus, modified(negative, b))
+        rest = z - z_plus
+        return add_(rest, f.per_output(b), -1.0) if b is not None and self.bias == "ignore" else rest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -188,7 +200,10 @@ class ZPlus(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, _agreeing(f, x, w), w, modified(positive, b), R)
+        return self.share(f, _agreeing(f, x, w), w, modified(positive, b), R, sign=+1)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -225,6 +240,9 @@ class ZBox(Proportional):
         low, high = (_fit(name, getattr(self, name), x) for name in ("low", "high"))
         return self.share(f, [(x, w), (-low, modified(positive, w)), (-high, modified(negative, w))], w, None, R)
 
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WSquare(Proportional):
@@ -245,6 +263,9 @@ class WSquare(Proportional):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         return self.share(f, [(_one_sample(x), modified(torch.square, w))], w, modified(torch.square, b), R)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
 
     def companion(self, family: Family) -> Rule:
         return Flat(epsilon=self.epsilon) if family == "pool" else super().companion(family)
@@ -270,6 +291,9 @@ class Flat(Proportional):
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         return self.share(f, [(_one_sample(x), modified(torch.ones_like, w))], w, None, R)
 
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
     def companion(self, family: Family) -> Rule:
         return self if family == "pool" else super().companion(family)
 
@@ -293,6 +317,9 @@ class PatternNet(Rule):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         return f.pullback(R, self._fitting(w))
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
 
     def companion(self, family: Family) -> Rule:
         return self if family == "linear" else Gradient()

@@ -134,7 +134,8 @@ class Streams:
     def relay_layer(self, call: Call, layer: Layer, z: Tensor, nonnegative: bool = False) -> Tensor:
         """What the call of a linear layer returns: ``z``, with the layer's rule as its backward."""
         backward = LayerRelevance(layer.f, layer.rule, layer.name, threading.get_ident())
-        saved = [layer.x, layer.w, z, *([] if layer.b is None else [layer.b])]
+        output = z if layer.rule.needs_output(layer.f) else z.new_empty(0)
+        saved = [layer.x, layer.w, output, *([] if layer.b is None else [layer.b])]
         return self.relay(call, z, [layer.carrier], backward, saved, nonnegative=nonnegative, layer=layer)
 
     def follow(self, call: Call, keeps_sign: bool = False) -> Any:

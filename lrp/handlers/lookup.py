@@ -17,7 +17,7 @@ def named(*names: str) -> Iterator[Callable[..., Any]]:
     for name in names:
         for spelling in (name, f"{name}_"):
             for place in _PLACES:
-                found = getattr(place, spelling, None)
+                found: Any = getattr(place, spelling, None)
                 if callable(found):
                     yield found
                 elif hasattr(found, "__get__"):  # a property
