@@ -50,9 +50,9 @@ def negative(t: Tensor) -> Tensor:
 
 def _overwritable(target: Tensor, other: Tensor) -> bool:
     """Whether ``target`` can take the result: nobody differentiates, and vmap has not batched ``other`` alone."""
-    if torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(other):
+    if torch.is_grad_enabled() or other.dtype != target.dtype or not broadcasts(other, target):
         return False
-    return target.dtype == other.dtype and broadcasts(other, target)
+    return not (torch._C._functorch.is_batchedtensor(other) or torch._C._functorch.is_legacy_batchedtensor(other))
 
 
 def broadcasts(t: Tensor, to: Tensor) -> bool:

@@ -37,7 +37,6 @@ class Interception(TorchFunctionMode):
     def __init__(self, streams: Streams) -> None:
         super().__init__()
         self.streams = streams
-        self.unsupported: list[str] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -61,9 +60,7 @@ class Interception(TorchFunctionMode):
         """The call without a rule. Where its output carries relevance, that is worth a warning."""
         result = self.streams.follow(call)
         if self._is_live(result if call.target is None else call.target):
-            last = self.streams.assignment.last_name
-            place = "before the first layer" if last is None else f"after layer {last!r}"
-            self.unsupported.append(f"{getattr(call.function, '__name__', call.function)} ({place})")
+            self.streams.take_gradient(getattr(call.function, "__name__", str(call.function)))
         return result
 
 
@@ -103,7 +100,7 @@ def explained(
     with _untouched(module, inputs), mode:
         output = forward(*args, **kwargs)
     assignment.check_all_used()
-    _tell([*mode.unsupported, *mode.streams.unseen], strict)
+    _tell(mode.streams.unsupported, strict)
     for t in tensors_in(output):  # what the caller does to the output in place must not reach what backward needs
         mode.streams.keeper.rescue(t)
     return output

@@ -59,24 +59,25 @@ def relay(
         in_place: the first carrier has become ``z`` itself, by an operation in place, and is returned.
         differentiable: whether the relevance may be differentiated; ``saved`` then has its own autograd graph.
     """
-    output: Tensor = _Relay.apply(redistribute, differentiable, in_place, len(carriers), z, *carriers, *saved)
+    output: Tensor = _Relay.apply(redistribute, differentiable, in_place, len(carriers), *carriers, z, *saved)
     return output
 
 
 class _Relay(torch.autograd.Function):
     @staticmethod
     def forward(
-        redistribute: Redistribute, differentiable: bool, in_place: bool, n_carriers: int, z: Tensor, *tensors: Tensor
+        redistribute: Redistribute, differentiable: bool, in_place: bool, n_carriers: int, *tensors: Tensor
     ) -> Tensor:
-        return tensors[0] if in_place else z.detach()
+        return tensors[0] if in_place else tensors[n_carriers].detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.redistribute, ctx.differentiable, in_place, n_carriers, _, *tensors = inputs
+        # the carriers come first: autograd takes the first tensor for the one that an operation in place overwrites
+        ctx.redistribute, ctx.differentiable, in_place, n_carriers, *tensors = inputs
         ctx.n_inputs = len(inputs)
         if in_place:
             ctx.mark_dirty(output)
-        ctx.save_for_backward(*tensors[n_carriers:])
+        ctx.save_for_backward(*tensors[n_carriers + 1 :])
 
     @staticmethod
     def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
@@ -89,7 +90,7 @@ class _Relay(torch.autograd.Function):
             relevances = ctx.redistribute(R, *ctx.saved_tensors)
         if isinstance(relevances, Tensor):
             relevances = (relevances,)
-        return (*(None,) * 5, *relevances, *(None,) * (ctx.n_inputs - 5 - len(relevances)))
+        return (*(None,) * 4, *relevances, *(None,) * (ctx.n_inputs - 4 - len(relevances)))
 
 
 def _no_autocast(device_type: str) -> Any:

@@ -80,7 +80,7 @@ class Gamma(Proportional):
     Where no input of the sample is negative, contributions are ``x (w + gamma w+)`` and the bias is ``b + gamma b+``.
     Otherwise the generalised rule: an output ``z >= 0`` has the contributions ``x+ (w + gamma w+) + x- (w + gamma w-)``
     and the bias ``b + gamma b+``; an output ``z < 0`` has ``x+ (w + gamma w-) + x- (w + gamma w+)`` and
-    ``b + gamma b-``.
+    ``b + gamma b-``. An ignored bias does not count in the sign of ``z`` either.
 
     Args:
         gamma: 0 (the epsilon rule) or more; infinity would be zplus. Default 0.1.
@@ -108,6 +108,8 @@ class Gamma(Proportional):
         if not f.signed:
             return self.share(f, [(x, w_up)], w, b_up, R)
         w_down, b_down = modified(_lower, w, self.gamma), modified(_lower, b, self.gamma)
+        if self.bias == "ignore":
+            z = f.without_bias(x, w, b, z)
         mirrored = (z < 0) & (f.lowest(x) < 0)
         up = [(positive(x), w_up), (negative(x), w_down)]
         down = [(positive(x), w_down), (negative(x), w_up)]
@@ -238,7 +240,8 @@ class ZBox(Proportional):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         low, high = (_fit(name, getattr(self, name), x) for name in ("low", "high"))
-        return self.share(f, [(x, w), (-low, modified(positive, w)), (-high, modified(negative, w))], w, None, R)
+        # x w - low w+ - high w-, grouped so that a pixel on its bound contributes an exact zero
+        return self.share(f, [(x - low, modified(positive, w)), (x - high, modified(negative, w))], w, None, R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -429,8 +432,11 @@ def _bound(name: str, value: Any) -> Tensor:
 
 
 def _fit(name: str, value: float | Tensor, x: Tensor) -> Tensor:
-    """The bound as one sample like those of ``x``, or as a batch of them."""
+    """The bound, in the dtype and on the device of ``x``."""
     bound = _bound(name, value).to(x)
     if not broadcasts(bound, x):
-        raise ValueError(f"{name}: shape {tuple(bound.shape)} does not broadcast to the input's, {tuple(x.shape)}")
-    return bound if bound.shape == x.shape else bound.expand_as(_one_sample(x))
+        raise ValueError(
+            f"{name}: shape {tuple(bound.shape)} does not broadcast to the input's, {tuple(x.shape)}; "
+            "where padding_mode pads the input first, give a number or one bound a channel"
+        )
+    return bound

@@ -65,7 +65,7 @@ class Streams:
         self.assignment = assignment
         self.differentiable = differentiable
         self.keeper = Keeper()
-        self.unseen: list[str] = []
+        self.unsupported: list[str] = []
         self._facts = WeakTensorKeyDictionary()
         self._roots = {get_gradient_edge(x).node for x in inputs}
         for x in inputs:
@@ -121,13 +121,14 @@ class Streams:
         layer: Layer | None = None,
     ) -> Tensor:
         """What the call returns, in the stream of relevance: ``z``, with ``redistribute`` as its backward."""
-        if call.target is not None and self.differentiable:
-            call.target.detach().copy_(z)
         with self.keeper.saving():
             output = relay(
                 redistribute, z, carriers, saved,
                 in_place=call.target is not None, differentiable=self.differentiable,
             )  # fmt: skip
+        if call.target is not None and self.differentiable:  # the values were computed beside it: see evaluate()
+            self.keeper.rescue(call.target)
+            call.target.detach().copy_(z)
         self._note(output, z, nonnegative, layer)
         return output
 
@@ -149,6 +150,11 @@ class Streams:
                 self._note(output, value, nonnegative)
         return outputs
 
+    def take_gradient(self, function: str) -> None:
+        """Note that the plain gradient stands in for the relevance of this function, for want of a rule."""
+        last = self.assignment.last_name
+        self.unsupported.append(f"{function} ({'before the first layer' if last is None else f'after layer {last!r}'})")
+
     def is_nonnegative(self, t: Tensor) -> bool:
         """Whether no element is known to be below zero; true of indices as well."""
         if not t.is_floating_point():
@@ -165,7 +171,7 @@ class Streams:
         while ahead:
             node = ahead.pop()
             if node in self._roots:
-                self.unseen.append(str(t.grad_fn.name()) if t.grad_fn else "?")
+                self.take_gradient(f"the autograd function {t.grad_fn.name() if t.grad_fn else None}")
                 self._note(t, t)
                 return True
             if node is not None and node not in seen:

@@ -71,7 +71,8 @@ def report(name: str, relevance: Tensor, thread: int) -> None:
     """Note the relevance at a layer's input, for whoever records in that thread or in this one."""
     for owner in {thread, threading.get_ident()}:
         for relevances in _recorders.get(owner, ()):
-            relevances[name] = relevance.detach()
+            # not an alias where it can be avoided: autograd adds in place to what nobody else seems to hold
+            relevances[name] = relevance.detach() if relevance.requires_grad else relevance
 
 
 def _start(relevances: Relevances) -> None:

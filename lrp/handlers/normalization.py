@@ -17,8 +17,11 @@ from ..streams import Handler, Layer, Streams
 def batch_norm(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.batch_norm`` in eval mode: ``z = x * scale + shift``, channel by channel."""
     x, mean, var, weight, bias, training, eps = _arguments(*call.args, **call.kwargs)
-    if training or mean is None or var is None or not streams.is_live(x):
+    if not streams.is_live(x):
         return NotImplemented
+    if training or mean is None or var is None:
+        streams.take_gradient("batch_norm in training mode")
+        return streams.follow(call)
     z = streams.evaluate(call)
     scale, shift = _affine(mean, var, *(None if t is None else streams.value(t) for t in (weight, bias)), eps=eps)
     before = streams.facts(x).layer

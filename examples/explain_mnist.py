@@ -1,0 +1,133 @@
+"""Explains what a small network sees in handwritten digits, with every rule, as one picture.
+
+    python examples/explain_mnist.py
+
+The network and some test digits ship with the repository: nothing is trained, nothing is downloaded. With
+`--data DIR` the digits come from the full MNIST test set, which is downloaded into DIR when it is not there,
+and with `--train` the network is trained anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
+from mnist_network import (
+    Digits,
+    Options,
+    available_device,
+    first_of_each_class,
+    full_mnist,
+    load_digits,
+    load_network,
+    number_up_to,
+)
+from train_mnist import train
+
+import lrp
+
+RULES = ("gradient", "epsilon", "gamma", "gamma+epsilon", "alpha1beta0", "alpha2beta1", "zplus", "wsquare", "flat")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Explains the digits that the command line asks for, and prints the path of the picture."""
+    options, parser = _options(arguments)
+    try:
+        model, digits = _model_and_digits(options)
+    except OSError as error:
+        parser.error(str(error))
+    figure = explain_digits(model, digits, options.rules)
+    try:
+        figure.savefig(options.output)
+    except OSError as error:
+        parser.error(f"argument --output: {error}")
+    print(options.output.resolve())
+
+
+def explain_digits(model: lrp.Sequential, digits: Digits, rules: Sequence[str]) -> Figure:
+    """Prints what the network makes of each digit, and draws why."""
+    probabilities, predictions = model(digits.images).softmax(1).max(1)
+    for label, prediction, probability in zip(digits.labels, predictions, probabilities, strict=True):
+        print(f"label {label}   predicted {prediction}   probability {probability:.2%}")
+    maps = {rule: explain(model, digits.images, rule).squeeze(1).cpu() for rule in rules}
+    return draw(digits.images.squeeze(1).cpu(), predictions.tolist(), maps)
+
+
+def explain(model: lrp.Sequential, images: torch.Tensor, rule: str) -> torch.Tensor:
+    """The relevance of each pixel for the class that the network predicts."""
+    x = images.clone().requires_grad_()
+    y = model(x, explain=True, rule=rule)
+    y[torch.arange(len(x)), y.argmax(1)].sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def draw(images: torch.Tensor, predictions: Sequence[int], maps: Mapping[str, torch.Tensor]) -> Figure:
+    """One row a digit: the input, then one column a rule. Red speaks for the prediction, blue against it.
+
+    A column has one colour scale for all its rows, symmetric around zero; its end stands under the column.
+    """
+    rows, columns = len(images), 1 + len(maps)
+    figure = Figure(figsize=(1.15 * columns, 1.1 * rows + 0.5), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, title in zip(axes[0], ["input", *maps], strict=True):
+        axis.set_title(title, fontsize="small")
+    for axis, prediction in zip(axes[:, 0], predictions, strict=True):
+        axis.set_ylabel(f"predicted {prediction}")
+    _draw_column(axes[:, 0], images, "gray_r", (0, 1))
+    for column, relevance in zip(axes[:, 1:].T, maps.values(), strict=True):
+        # a few extreme pixels would make the rest look pale; the lower bound is for a map of zeros
+        limit = max(relevance.abs().quantile(0.995).item(), 1e-12)
+        _draw_column(column, relevance, "seismic", (-limit, limit))
+        column[-1].set_xlabel(f"±{limit:.2g}", fontsize="small")
+    return figure
+
+
+def _draw_column(axes: Iterable[Axes], images: torch.Tensor, colours: str, limits: tuple[float, float]) -> None:
+    for axis, image in zip(axes, images, strict=True):
+        axis.imshow(image.numpy(), cmap=colours, vmin=limits[0], vmax=limits[1])
+        axis.set(xticks=[], yticks=[])
+
+
+def _model_and_digits(options: argparse.Namespace) -> tuple[lrp.Sequential, Digits]:
+    if options.train:
+        model = train(full_mnist(options.data, train=True), device=options.device)
+    else:
+        model = load_network().to(options.device)
+    digits = full_mnist(options.data, train=False) if options.data else load_digits()
+    chosen = first_of_each_class(digits.labels, options.digits)
+    return model, Digits(digits.images[chosen], digits.labels[chosen]).to(options.device)
+
+
+def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
+    parser = Options(description="Explains handwritten digits with every rule, as one picture.")
+    add = parser.add_argument
+    add("--rules", nargs="+", choices=RULES, default=RULES, metavar="KEY", help=f"of {', '.join(RULES)} (all)")
+    add("--digits", type=number_up_to(100), default=6, metavar="N", help="how many digits (%(default)s)")
+    add("--data", type=Path, metavar="DIR", help="folder for MNIST: explain its test digits")
+    add("--train", action="store_true", help="train the network anew on the digits in --data")
+    add("--device", type=available_device, default="cpu", help="cpu, cuda, ... (%(default)s)")
+    add("--output", type=_picture, default="explain_mnist.png", metavar="PATH", help="the picture (%(default)s)")
+    options = parser.parse_args(arguments)
+    if options.train and options.data is None:
+        parser.error("argument --train: needs --data DIR, the folder for the digits to train on")
+    return options, parser
+
+
+def _picture(text: str) -> Path:
+    """The type of `--output`: a file that matplotlib can write, in a folder that is there."""
+    path, formats = Path(text), FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise argparse.ArgumentTypeError(f"'{text}' must end in .{', .'.join(sorted(formats))}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is in a folder that does not exist")
+    return path
+
+
+if __name__ == "__main__":
+    main()
