@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -48,6 +51,11 @@ def negative(t: Tensor) -> Tensor:
     return t.clamp(max=0)
 
 
+def identity(t: Tensor) -> Tensor:
+    """``t`` itself."""
+    return t
+
+
 def _overwritable(target: Tensor, other: Tensor) -> bool:
     """Whether ``target`` can take the result: nobody differentiates, and vmap has not batched ``other`` alone."""
     if torch.is_grad_enabled() or other.dtype != target.dtype or not broadcasts(other, target):
@@ -83,6 +91,11 @@ def add_(target: Tensor, other: Tensor, alpha: float = 1.0) -> Tensor:
 def mul_(target: Tensor, other: Tensor) -> Tensor:
     """``target * other``, in place where possible."""
     return target.mul_(other) if _overwritable(target, other) else target * other
+
+
+def sum_up(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of all terms, written over the first where possible."""
+    return reduce(add_, terms)
 
 
 def lerp_(start: Tensor, end: Tensor, weight: float) -> Tensor:

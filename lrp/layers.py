@@ -85,12 +85,12 @@ class Explainable(nn.Module):
         own = cls.__mro__[2]
         if not isinstance(module, own):
             raise TypeError(
-                f"{cls.__name__}.from_torch() takes a torch.nn.{own.__name__}, not a {type(module).__name__}"
+                f"lrp.{cls.__name__}.from_torch() takes a torch.nn.{own.__name__}, not a {type(module).__name__}"
             )
         if parametrize.is_parametrized(module):
             raise TypeError(
-                f"{cls.__name__}.from_torch(): this {own.__name__} is parametrized; remove_parametrizations() before, "
-                "or put it as it is into a lrp.Sequential"
+                f"lrp.{cls.__name__}.from_torch(): this {own.__name__} is parametrized; "
+                "remove_parametrizations() before, or put it as it is into a lrp.Sequential"
             )
         return twin(module, cls)
 

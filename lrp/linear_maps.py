@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .arithmetic import sum_up
+from .weights import WHOLE, Make, modified, modified_in_blocks
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap(ABC):
@@ -39,6 +42,14 @@ class LinearMap(ABC):
     @abstractmethod
     def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
         """The sum of ``x s`` over all the uses of a weight: the shape of the weight."""
+
+    def forward_modified(self, x: Tensor, make: Make, w: Tensor, b: Tensor | None = None) -> Tensor:
+        """``f(x, make(w), b)``, for an elementwise ``make``."""
+        return self.forward(x, modified(make, w), b)
+
+    def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
+        """``make(w)^T s``, for an elementwise ``make``."""
+        return self.pullback(s, modified(make, w))
 
     def per_output(self, b: Tensor) -> Tensor:
         """The bias ``b``, shaped to broadcast against the output."""
@@ -79,6 +90,14 @@ class Linear(LinearMap):
 
     def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
         return s.reshape(-1, s.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+
+    def forward_modified(self, x: Tensor, make: Make, w: Tensor, b: Tensor | None = None) -> Tensor:
+        blocks = modified_in_blocks(make, w)
+        z = [F.linear(x, block, None if b is None else b[rows]) for rows, block in blocks]
+        return z[0] if len(z) == 1 else torch.cat(z, dim=-1)
+
+    def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
+        return sum_up((s if rows is WHOLE else s[..., rows]) @ block for rows, block in modified_in_blocks(make, w))
 
     def lowest(self, x: Tensor) -> Tensor:
         return x.amin(dim=-1, keepdim=True)

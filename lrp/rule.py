@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from .arithmetic import add_, divide, mul_
+from .arithmetic import add_, divide, identity, mul_, sum_up
 from .linear_maps import LinearMap
+from .weights import Make
 
 Bias = Literal["absorb", "ignore", "distribute"]
 Family = Literal["linear", "norm", "pool", "sum", "activation"]
-Parts = Sequence[tuple[Tensor, Tensor]]
+Parts = Sequence[tuple[Tensor, Make]]
 
 
 class Rule:
@@ -74,7 +75,7 @@ class Rule:
         return f"{type(self).__name__}({', '.join(values)})"
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, type(self)) or vars(self).keys() != vars(other).keys():
+        if type(other) is not type(self) or vars(self).keys() != vars(other).keys():
             return NotImplemented
         return all(_same(value, getattr(other, name)) for name, value in vars(self).items())
 
@@ -108,7 +109,7 @@ class Proportional(Rule):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         total = f.without_bias(x, w, b, z) if self.bias == "ignore" else z
-        return self.share(f, [(x, w)], w, b, R, total)
+        return self.share(f, [(x, identity)], w, b, R, total)
 
     def share(
         self,
@@ -124,8 +125,8 @@ class Proportional(Rule):
 
         Args:
             f: the linear map.
-            parts: pairs of a modified input and a modified weight.
-            w: the layer's own weight, which says what is connected to what.
+            parts: pairs of a modified input and an elementwise modification of the weight.
+            w: the layer's own weight.
             b: the bias that is absorbed, or None.
             R: the relevance of the outputs.
             total: the sum of all contributions with ``b``, where it is there already.
@@ -135,18 +136,17 @@ class Proportional(Rule):
             The relevance of the inputs.
         """
         if total is None:
-            total = self.total(f, parts, b)
+            total = self.total(f, parts, w, b)
         s = divide(R, total, self.epsilon, sign)
-        relevance = _sum([mul_(f.pullback(s, w_p), x_p) for x_p, w_p in parts])
+        relevance = sum_up(mul_(f.pullback_modified(s, make, w), x_p) for x_p, make in parts)
         if self.bias == "distribute" and b is not None:
             relevance = add_(relevance, f.spread(s * f.per_output(b), w))
         return relevance
 
-    def total(self, f: LinearMap, parts: Parts, b: Tensor | None) -> Tensor:
+    def total(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None) -> Tensor:
         """The sum of all contributions; with the bias ``b``, unless it is ignored."""
-        (x, w), *rest = parts
-        b = None if self.bias == "ignore" else b
-        return _sum([f.forward(x, w, b), *(f.forward(x, w) for x, w in rest)])
+        biases = [None if self.bias == "ignore" else b, *(None for _ in parts[1:])]
+        return sum_up(f.forward_modified(x, make, w, bias) for (x, make), bias in zip(parts, biases, strict=True))
 
 
 def check_number(rule: Rule, name: str, at_least: float) -> None:
@@ -156,13 +156,6 @@ def check_number(rule: Rule, name: str, at_least: float) -> None:
         raise TypeError(f"{name}={value!r}: must be a number")
     if not math.isfinite(value) or value < at_least:
         raise ValueError(f"{name}={value!r}: must be finite and at least {at_least}")
-
-
-def _sum(terms: Sequence[Tensor]) -> Tensor:
-    total, *others = terms
-    for term in others:
-        total = add_(total, term)
-    return total
 
 
 def _fields(rule: Rule) -> tuple[Field[Any], ...]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .arithmetic import add_, broadcasts, lerp_, negative, positive
 from .linear_maps import LinearMap
 from .rule import Bias, Family, Parts, Proportional, Rule, brief, check_number
-from .weights import modified
+from .weights import Make
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,7 +69,7 @@ class Epsilon(Proportional):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         if self.exponent > 1:
-            return self.share(f, [(x**self.exponent, modified(torch.pow, w, self.exponent))], w, None, R)
+            return self.share(f, [(x**self.exponent, _Power(self.exponent))], w, None, R)
         return super().redistribute(f, x, w, b, z, R)
 
 
@@ -104,17 +104,16 @@ class Gamma(Proportional):
         check_number(self, "gamma", at_least=0)
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        w_up, b_up = modified(_raise, w, self.gamma), modified(_raise, b, self.gamma)
+        up, down = _Favour(positive, self.gamma), _Favour(negative, self.gamma)
         if not f.signed:
-            return self.share(f, [(x, w_up)], w, b_up, R)
-        w_down, b_down = modified(_lower, w, self.gamma), modified(_lower, b, self.gamma)
+            return self.share(f, [(x, up)], w, _of(b, up), R)
         if self.bias == "ignore":
             z = f.without_bias(x, w, b, z)
         mirrored = (z < 0) & (f.lowest(x) < 0)
-        up = [(positive(x), w_up), (negative(x), w_down)]
-        down = [(positive(x), w_down), (negative(x), w_up)]
-        relevance = self.share(f, up, w, b_up, R.masked_fill(mirrored, 0.0))
-        return add_(relevance, self.share(f, down, w, b_down, R.masked_fill(~mirrored, 0.0)))
+        parts = [(positive(x), up), (negative(x), down)]
+        mirrored_parts = [(positive(x), down), (negative(x), up)]
+        relevance = self.share(f, parts, w, _of(b, up), R.masked_fill(mirrored, 0.0))
+        return add_(relevance, self.share(f, mirrored_parts, w, _of(b, down), R.masked_fill(~mirrored, 0.0)))
 
     def needs_output(self, f: LinearMap) -> bool:
         return f.signed
@@ -158,12 +157,12 @@ class AlphaBeta(Proportional):
             )
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        plus, minus = _agreeing(f, x, w), _opposing(f, x, w)
-        b_plus, b_minus = modified(positive, b), modified(negative, b)
+        plus, minus = _agreeing(f, x), _opposing(f, x)
+        b_plus, b_minus = _of(b, positive), _of(b, negative)
         if not self.needs_output(f):
             return self.share(f, plus, w, b_plus, R, sign=+1)
-        z_plus = self.total(f, plus, b_plus)
-        z_minus = self._negative_total(f, minus, b, z, z_plus)
+        z_plus = self.total(f, plus, w, b_plus)
+        z_minus = self._negative_total(f, minus, w, b, z, z_plus)
         if self.conserve:
             R_plus = torch.where(z_minus == 0, R, self.alpha * R)
             R_minus = torch.where(z_plus == 0, R, -self.beta * R)
@@ -176,10 +175,12 @@ class AlphaBeta(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return self.beta > 0 or self.conserve
 
-    def _negative_total(self, f: LinearMap, minus: Parts, b: Tensor | None, z: Tensor, z_plus: Tensor) -> Tensor:
+    def _negative_total(
+        self, f: LinearMap, minus: Parts, w: Tensor, b: Tensor | None, z: Tensor, z_plus: Tensor
+    ) -> Tensor:
         """What the output is besides its positive total: no pass of its own, if it is precise as a difference."""
         if self.conserve or not _is_precise(z):
-            return self.total(f, minus, modified(negative, b))
+            return self.total(f, minus, w, _of(b, negative))
         rest = z - z_plus
         return add_(rest, f.per_output(b), -1.0) if b is not None and self.bias == "ignore" else rest
 
@@ -202,7 +203,7 @@ class ZPlus(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, _agreeing(f, x, w), w, modified(positive, b), R, sign=+1)
+        return self.share(f, _agreeing(f, x), w, _of(b, positive), R, sign=+1)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -235,13 +236,15 @@ class ZBox(Proportional):
     def __post_init__(self) -> None:
         super().__post_init__()
         low, high = (_bound(name, getattr(self, name)) for name in ("low", "high"))
+        if not (broadcasts(low, high) or broadcasts(high, low)):
+            raise ValueError(f"low of shape {tuple(low.shape)} and high of shape {tuple(high.shape)}: must broadcast")
         if not bool((low <= high).all()):
             raise ValueError(f"low={brief(self.low)}, high={brief(self.high)}: low must not be above high")
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         low, high = (_fit(name, getattr(self, name), x) for name in ("low", "high"))
         # x w - low w+ - high w-, grouped so that a pixel on its bound contributes an exact zero
-        return self.share(f, [(x - low, modified(positive, w)), (x - high, modified(negative, w))], w, None, R)
+        return self.share(f, [(x - low, positive), (x - high, negative)], w, None, R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -265,7 +268,7 @@ class WSquare(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, [(_one_sample(x), modified(torch.square, w))], w, modified(torch.square, b), R)
+        return self.share(f, [(_one_sample(x), torch.square)], w, _of(b, torch.square), R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -292,7 +295,7 @@ class Flat(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, [(_one_sample(x), modified(torch.ones_like, w))], w, None, R)
+        return self.share(f, [(_one_sample(x), torch.ones_like)], w, None, R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -392,25 +395,40 @@ def get(rule: str | Rule) -> Rule:
     return KEYS[rule]
 
 
-def _agreeing(f: LinearMap, x: Tensor, w: Tensor) -> Parts:
+@dataclass(frozen=True)
+class _Favour:
+    """``w + gamma w+``, or with the negative ``part`` ``w + gamma w-``."""
+
+    part: Make
+    gamma: float
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return w + self.gamma * self.part(w)
+
+
+@dataclass(frozen=True)
+class _Power:
+    """``w^p``."""
+
+    exponent: int
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return torch.pow(w, self.exponent)
+
+
+def _of(b: Tensor | None, make: Make) -> Tensor | None:
+    """The modified bias, if there is one."""
+    return None if b is None else make(b)
+
+
+def _agreeing(f: LinearMap, x: Tensor) -> Parts:
     """The parts whose contributions are positive."""
-    parts = [(positive(x), modified(positive, w)), (negative(x), modified(negative, w))]
-    return parts if f.signed else [(x, modified(positive, w))]
+    return [(positive(x), positive), (negative(x), negative)] if f.signed else [(x, positive)]
 
 
-def _opposing(f: LinearMap, x: Tensor, w: Tensor) -> Parts:
+def _opposing(f: LinearMap, x: Tensor) -> Parts:
     """The parts whose contributions are negative."""
-    if not f.signed:
-        return [(x, modified(negative, w))]
-    return [(positive(x), modified(negative, w)), (negative(x), modified(positive, w))]
-
-
-def _raise(t: Tensor, gamma: float) -> Tensor:
-    return t + gamma * positive(t)
-
-
-def _lower(t: Tensor, gamma: float) -> Tensor:
-    return t + gamma * negative(t)
+    return [(positive(x), negative), (negative(x), positive)] if f.signed else [(x, negative)]
 
 
 def _one_sample(x: Tensor) -> Tensor:

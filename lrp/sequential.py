@@ -39,18 +39,22 @@ class Sequential(Explainable, nn.Sequential):
         )
         """
         sequence = super().from_torch(module)
-        _twin_children(sequence)
+        _twin_children(sequence, {})
         return sequence
 
 
-_DROP_INS = {
-    cls.__mro__[2]: cls for cls in vars(layers).values() if isinstance(cls, type) and issubclass(cls, Explainable)
+_DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Sequential: Sequential,
+    **{cls.__mro__[2]: cls for cls in vars(layers).values() if isinstance(cls, type) and issubclass(cls, Explainable)},
 }
 
 
-def _twin_children(parent: nn.Module) -> None:
+def _twin_children(parent: nn.Module, twins: dict[nn.Module, nn.Module]) -> None:
     """Put twins in the place of all descendants, so that a change of mode here does not reach the originals."""
     for name, child in parent._modules.items():
-        if child is not None:
-            parent._modules[name] = copy = twin(child, _DROP_INS.get(type(child), type(child)))
-            _twin_children(copy)
+        if child is None:
+            continue
+        if child not in twins:
+            twins[child] = twin(child, _DROP_INS.get(type(child), type(child)))
+            _twin_children(twins[child], twins)
+        parent._modules[name] = twins[child]
