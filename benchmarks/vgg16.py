@@ -115,20 +115,15 @@ def main() -> None:
     if options.peak is not None:
         run_for_peak(options.peak, options.batch, options.size)
         return
-    print(
-        f"VGG16, batch {options.batch}, {options.size} px, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"VGG16, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
     if not options.no_time:
         report("seconds", times(options.batch, options.size, options.rounds), "gradient")
     if not options.no_memory:
+        base = "gradient, weights requiring grad"
+        names = [base, "gradient", *(f"{library} {rule}" for rule in RULES for library in ("lrp", "zennit"))]
         nothing = peak("", options.batch, options.size)
-        names = [
-            "gradient, weights requiring grad",
-            "gradient",
-            *(f"{lib} {rule}" for rule in RULES for lib in ("lrp", "zennit")),
-        ]
-        peaks = {name: peak(name, options.batch, options.size) - nothing for name in names}
-        report("MiB", peaks, "gradient, weights requiring grad")
+        report("MiB", {name: peak(name, options.batch, options.size) - nothing for name in names}, base)
 
 
 def report(unit: str, values: dict[str, float], base: str) -> None:

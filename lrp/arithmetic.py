@@ -56,25 +56,10 @@ def identity(t: Tensor) -> Tensor:
     return t
 
 
-def _overwritable(target: Tensor, other: Tensor) -> bool:
-    """Whether ``target`` can take the result: nobody differentiates, and vmap has not batched ``other`` alone."""
-    if torch.is_grad_enabled() or other.dtype != target.dtype or not broadcasts(other, target):
-        return False
-    return not (torch._C._functorch.is_batchedtensor(other) or torch._C._functorch.is_legacy_batchedtensor(other))
-
-
 def broadcasts(t: Tensor, to: Tensor) -> bool:
     """Whether ``t`` broadcasts to the shape of ``to``."""
     sizes = zip(reversed(t.shape), reversed(to.shape), strict=False)
     return t.dim() <= to.dim() and all(size in (1, target) for size, target in sizes)
-
-
-def _push(z: Tensor, sign: int, epsilon: float) -> Tensor:
-    """``z`` on the side of ``sign``, whatever rounding did, and ``epsilon`` away from zero."""
-    low, high = (epsilon, None) if sign > 0 else (None, -epsilon)
-    if torch.is_grad_enabled():
-        return (z + sign * epsilon).clamp(low, high)
-    return z.add_(sign * epsilon).clamp_(low, high)
 
 
 # The functions below are for tensors that the caller has made and nobody else holds. On a CPU a new tensor
@@ -103,8 +88,23 @@ def lerp_(start: Tensor, end: Tensor, weight: float) -> Tensor:
     return start.lerp_(end, weight) if _overwritable(start, end) else torch.lerp(start, end, weight)
 
 
+def _push(z: Tensor, sign: int, epsilon: float) -> Tensor:
+    """``z`` on the side of ``sign``, whatever rounding did, and ``epsilon`` away from zero."""
+    low, high = (epsilon, None) if sign > 0 else (None, -epsilon)
+    if torch.is_grad_enabled():
+        return (z + sign * epsilon).clamp(low, high)
+    return z.add_(sign * epsilon).clamp_(low, high)
+
+
 def _divide_into(numerator: Tensor, denominator: Tensor) -> Tensor:
     """``numerator / denominator``, written over the denominator where possible."""
     if _overwritable(denominator, numerator):
         return torch.div(numerator, denominator, out=denominator)
     return numerator / denominator
+
+
+def _overwritable(target: Tensor, other: Tensor) -> bool:
+    """Whether ``target`` can take the result: nobody differentiates, and vmap has not batched ``other`` alone."""
+    if torch.is_grad_enabled() or other.dtype != target.dtype or not broadcasts(other, target):
+        return False
+    return not (torch._C._functorch.is_batchedtensor(other) or torch._C._functorch.is_legacy_batchedtensor(other))

@@ -53,6 +53,8 @@ def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
         return {key: substitute(value, replace) for key, value in structure.items()}
     if type(structure) in (tuple, list):
         return type(structure)(substitute(value, replace) for value in structure)
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(substitute(value, replace) for value in structure))
     return structure
 
 

@@ -140,5 +140,5 @@ def _tell(functions: Sequence[str], strict: bool) -> None:
     warnings.warn(
         f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead",
         RelevanceWarning,
-        stacklevel=5,
+        stacklevel=6,  # the line that called the model
     )

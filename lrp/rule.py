@@ -137,7 +137,10 @@ class Proportional(Rule):
         """
         if total is None:
             total = self.total(f, parts, w, b)
-        s = divide(R, total, self.epsilon, sign)
+        return self.pull(f, parts, w, b, divide(R, total, self.epsilon, sign))
+
+    def pull(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, s: Tensor) -> Tensor:
+        """The relevance of the inputs, where an output gives ``s`` to each unit of contribution."""
         relevance = sum_up(mul_(f.pullback_modified(s, make, w), x_p) for x_p, make in parts)
         if self.bias == "distribute" and b is not None:
             relevance = add_(relevance, f.spread(s * f.per_output(b), w))

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .arithmetic import add_, broadcasts, lerp_, negative, positive
+from .arithmetic import add_, broadcasts, divide, lerp_, negative, positive
+from .contributions import Favour, Power, agreeing_parts, of_bias, ones_of_a_sample, opposing_parts, opposing_total
 from .linear_maps import LinearMap
-from .rule import Bias, Family, Parts, Proportional, Rule, brief, check_number
-from .weights import Make
+from .rule import Bias, Family, Proportional, Rule, brief, check_number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,7 +69,7 @@ class Epsilon(Proportional):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         if self.exponent > 1:
-            return self.share(f, [(x**self.exponent, _Power(self.exponent))], w, None, R)
+            return self.share(f, [(x**self.exponent, Power(self.exponent))], w, None, R)
         return super().redistribute(f, x, w, b, z, R)
 
 
@@ -104,16 +104,19 @@ class Gamma(Proportional):
         check_number(self, "gamma", at_least=0)
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        up, down = _Favour(positive, self.gamma), _Favour(negative, self.gamma)
+        up, down = Favour(positive, self.gamma), Favour(negative, self.gamma)
         if not f.signed:
-            return self.share(f, [(x, up)], w, _of(b, up), R)
+            return self.share(f, [(x, up)], w, of_bias(b, up), R)
+        agreeing = self.total(f, agreeing_parts(f, x), w, of_bias(b, positive))
+        opposing = opposing_total(self, f, x, w, b, z, agreeing)
         if self.bias == "ignore":
             z = f.without_bias(x, w, b, z)
         mirrored = (z < 0) & (f.lowest(x) < 0)
+        s = divide(R, z + self.gamma * torch.where(mirrored, opposing, agreeing), self.epsilon)
         parts = [(positive(x), up), (negative(x), down)]
-        mirrored_parts = [(positive(x), down), (negative(x), up)]
-        relevance = self.share(f, parts, w, _of(b, up), R.masked_fill(mirrored, 0.0))
-        return add_(relevance, self.share(f, mirrored_parts, w, _of(b, down), R.masked_fill(~mirrored, 0.0)))
+        relevance = self.pull(f, parts, w, of_bias(b, up), s.masked_fill(mirrored, 0.0))
+        parts = [(positive(x), down), (negative(x), up)]
+        return add_(relevance, self.pull(f, parts, w, of_bias(b, down), s.masked_fill(~mirrored, 0.0)))
 
     def needs_output(self, f: LinearMap) -> bool:
         return f.signed
@@ -157,32 +160,24 @@ class AlphaBeta(Proportional):
             )
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        plus, minus = _agreeing(f, x), _opposing(f, x)
-        b_plus, b_minus = _of(b, positive), _of(b, negative)
+        plus, minus = agreeing_parts(f, x), opposing_parts(f, x)
+        b_plus, b_minus = of_bias(b, positive), of_bias(b, negative)
         if not self.needs_output(f):
             return self.share(f, plus, w, b_plus, R, sign=+1)
         z_plus = self.total(f, plus, w, b_plus)
-        z_minus = self._negative_total(f, minus, w, b, z, z_plus)
         if self.conserve:
+            z_minus = self.total(f, minus, w, b_minus)  # exactly zero where nothing is negative
             R_plus = torch.where(z_minus == 0, R, self.alpha * R)
             R_minus = torch.where(z_plus == 0, R, -self.beta * R)
             shares = self.share(f, plus, w, b_plus, R_plus, z_plus, sign=+1)
             return add_(shares, self.share(f, minus, w, b_minus, R_minus, z_minus, sign=-1))
+        z_minus = opposing_total(self, f, x, w, b, z, z_plus)
         shares = self.share(f, plus, w, b_plus, R, z_plus, sign=+1)
         # alpha P - beta N = P + beta (P - N), in one pass
         return lerp_(shares, self.share(f, minus, w, b_minus, R, z_minus, sign=-1), -self.beta)
 
     def needs_output(self, f: LinearMap) -> bool:
         return self.beta > 0 or self.conserve
-
-    def _negative_total(
-        self, f: LinearMap, minus: Parts, w: Tensor, b: Tensor | None, z: Tensor, z_plus: Tensor
-    ) -> Tensor:
-        """What the output is besides its positive total: no pass of its own, if it is precise as a difference."""
-        if self.conserve or not _is_precise(z):
-            return self.total(f, minus, w, _of(b, negative))
-        rest = z - z_plus
-        return add_(rest, f.per_output(b), -1.0) if b is not None and self.bias == "ignore" else rest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -203,7 +198,7 @@ class ZPlus(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, _agreeing(f, x), w, _of(b, positive), R, sign=+1)
+        return self.share(f, agreeing_parts(f, x), w, of_bias(b, positive), R, sign=+1)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -268,7 +263,7 @@ class WSquare(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, [(_one_sample(x), torch.square)], w, _of(b, torch.square), R)
+        return self.share(f, [(ones_of_a_sample(x), torch.square)], w, of_bias(b, torch.square), R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -295,7 +290,7 @@ class Flat(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, [(_one_sample(x), torch.ones_like)], w, None, R)
+        return self.share(f, [(ones_of_a_sample(x), torch.ones_like)], w, None, R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -393,52 +388,6 @@ def get(rule: str | Rule) -> Rule:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"rule={rule!r} is unknown: {hint}the keys are {', '.join(map(repr, KEYS))}")
     return KEYS[rule]
-
-
-@dataclass(frozen=True)
-class _Favour:
-    """``w + gamma w+``, or with the negative ``part`` ``w + gamma w-``."""
-
-    part: Make
-    gamma: float
-
-    def __call__(self, w: Tensor) -> Tensor:
-        return w + self.gamma * self.part(w)
-
-
-@dataclass(frozen=True)
-class _Power:
-    """``w^p``."""
-
-    exponent: int
-
-    def __call__(self, w: Tensor) -> Tensor:
-        return torch.pow(w, self.exponent)
-
-
-def _of(b: Tensor | None, make: Make) -> Tensor | None:
-    """The modified bias, if there is one."""
-    return None if b is None else make(b)
-
-
-def _agreeing(f: LinearMap, x: Tensor) -> Parts:
-    """The parts whose contributions are positive."""
-    return [(positive(x), positive), (negative(x), negative)] if f.signed else [(x, positive)]
-
-
-def _opposing(f: LinearMap, x: Tensor) -> Parts:
-    """The parts whose contributions are negative."""
-    return [(positive(x), negative), (negative(x), positive)] if f.signed else [(x, negative)]
-
-
-def _one_sample(x: Tensor) -> Tensor:
-    """Ones of the shape of one sample, for rules that do not look at the input."""
-    return x.new_ones(x.shape if x.dim() == 1 else (1, *x.shape[1:]))
-
-
-def _is_precise(z: Tensor) -> bool:
-    """Whether ``z`` is good enough for the difference of two sums; products in TF32 on a GPU are not."""
-    return z.dtype == torch.float64 or (z.dtype == torch.float32 and z.device.type == "cpu")
 
 
 def _bound(name: str, value: Any) -> Tensor:

@@ -71,6 +71,13 @@ def test_a_model_that_cannot_be_explained_as_asked() -> None:
         model[0](x, expalin=True)
 
 
+def test_bounds_of_each_pixel_do_not_go_with_padding_that_has_values() -> None:
+    layer, x = lrp.Conv2d(1, 2, 3, padding=1, padding_mode="reflect").double(), networks.images(channels=1, size=6)
+    layer(x, explain=True, rule=ZBox(torch.full((1, 1, 1), -5.0), 5.0)).sum().backward()
+    with pytest.raises(ValueError, match="where padding_mode pads the input first, give a number"):
+        layer(x, explain=True, rule=ZBox(torch.full((6, 6), -5.0), 5.0)).sum().backward()
+
+
 def test_patterns_that_do_not_fit() -> None:
     model, x = networks.plain(), networks.images(channels=1, size=6)
     good = [model[i].weight.detach() for i in (0, 2, 5)]

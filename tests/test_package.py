@@ -29,6 +29,7 @@ ORDER = [
     {"arithmetic", "weights", "calls", "kept", "trace"},
     {"linear_maps"},
     {"rule"},
+    {"contributions"},
     {"rules"},
     {"propagation", "assignment"},
     {"streams"},

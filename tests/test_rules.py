@@ -57,7 +57,9 @@ def alphabeta(draw: Callable, layer: nn.Module, x: Tensor) -> Checked:
 def zbox(draw: Callable, layer: nn.Module, x: Tensor) -> Checked:
     """low and high: numbers, tensors with one entry per channel, or tensors of the input's shape."""
     shape = reference.sample_shape(layer, x)
-    shapes = [(), (shape[0], *(1 for _ in shape[1:])), tuple(x.shape)]
+    shapes = [(), (shape[0], *(1 for _ in shape[1:]))]
+    if getattr(layer, "padding_mode", "zeros") == "zeros":  # otherwise the layer's input is padded first
+        shapes.append(tuple(x.shape))
     generator = torch.Generator().manual_seed(draw(seeds))
     low, high = (2 * quarters(generator, *draw(st.sampled_from(shapes))).abs() for _ in range(2))
     boxes = tuple(box.item() if box.dim() == 0 else box for box in (-low, high))
