@@ -107,4 +107,9 @@ def _overwritable(target: Tensor, other: Tensor) -> bool:
     """Whether ``target`` can take the result: nobody differentiates, and vmap has not batched ``other`` alone."""
     if torch.is_grad_enabled() or other.dtype != target.dtype or not broadcasts(other, target):
         return False
-    return not (torch._C._functorch.is_batchedtensor(other) or torch._C._functorch.is_legacy_batchedtensor(other))
+    return not is_vmapped(other)
+
+
+def is_vmapped(t: Tensor) -> bool:
+    """Whether vmap runs over ``t``: it stands for a batch of tensors, more than its shape says."""
+    return torch._C._functorch.is_batchedtensor(t) or torch._C._functorch.is_legacy_batchedtensor(t)

@@ -55,6 +55,10 @@ class LinearMap(ABC):
         """The bias ``b``, shaped to broadcast against the output."""
         return b
 
+    def is_divisible(self) -> bool:
+        """Whether each sample of the batch, which is dimension 0, goes through the map by itself."""
+        return False
+
     def lowest(self, x: Tensor) -> Tensor:
         """The smallest input of each sample, shaped to broadcast against the output."""
         return x.amin(dim=tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else x
@@ -102,6 +106,9 @@ class Linear(LinearMap):
     def lowest(self, x: Tensor) -> Tensor:
         return x.amin(dim=-1, keepdim=True)
 
+    def is_divisible(self) -> bool:
+        return len(self.input_shape) > 1
+
     def has_channels(self, z: Tensor) -> bool:
         return z.dim() == 2
 
@@ -142,6 +149,9 @@ class Convolution(LinearMap):
 
     def per_output(self, b: Tensor) -> Tensor:
         return b.view(-1, *(1 for _ in self.stride))
+
+    def is_divisible(self) -> bool:
+        return True
 
     def has_channels(self, z: Tensor) -> bool:
         return True

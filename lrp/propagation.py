@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import trace
+from .arithmetic import is_vmapped
 from .linear_maps import LinearMap
 from .rule import Rule
+
+LARGE = 2**25  # bytes
+PART = 2**24
 
 Redistribute = Callable[..., "Tensor | tuple[Tensor, ...]"]
 
@@ -34,10 +38,27 @@ class LayerRelevance:
         dtype, own = computing_dtype(R), x.dtype
         x, w, z, R = (t.to(dtype) for t in (x, w, z, R))
         b = None if b is None else b.to(dtype)
-        relevance = self.rule.redistribute(self.f, x, w, b, z, R).to(own)
+        size = self._samples_at_a_time(x, R)
+        if size >= len(x):
+            relevance = self.rule.redistribute(self.f, x, w, b, z, R)
+        else:
+            relevance = torch.empty_like(x)
+            for part in (slice(start, start + size) for start in range(0, len(x), size)):
+                f = replace(self.f, input_shape=tuple(x[part].shape))
+                relevance[part] = self.rule.redistribute(f, x[part], w, b, z[part], R[part])
+        relevance = relevance.to(own)
         if self.name is not None:
             trace.report(self.name, relevance, self.thread)
         return relevance
+
+    def _samples_at_a_time(self, x: Tensor, R: Tensor) -> int:
+        """As many as the processor's memory is good at: the allocator reuses no larger pieces, nor does the cache."""
+        nbytes = max(x.numel(), R.numel()) * R.element_size()
+        if nbytes <= LARGE or R.device.type != "cpu" or torch.is_grad_enabled() or is_vmapped(R):
+            return len(x)
+        if not (self.f.is_divisible() and self.rule.is_divisible(x)):
+            return len(x)
+        return max(1, len(x) * PART // nbytes)
 
 
 def relay(

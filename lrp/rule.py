@@ -59,6 +59,10 @@ class Rule:
         """Whether :meth:`redistribute` looks at ``z``. One that does not is given an empty tensor, to save memory."""
         return True
 
+    def is_divisible(self, x: Tensor) -> bool:
+        """Whether :meth:`redistribute` may be called with a few samples of the batch ``x`` at a time."""
+        return False
+
     def companion(self, family: Family) -> Rule:
         """The rule for the other functions of a model whose linear layers have this rule.
 
@@ -110,6 +114,9 @@ class Proportional(Rule):
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         total = f.without_bias(x, w, b, z) if self.bias == "ignore" else z
         return self.share(f, [(x, identity)], w, b, R, total)
+
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
 
     def share(
         self,

@@ -36,6 +36,9 @@ class Gradient(Rule):
     def needs_output(self, f: LinearMap) -> bool:
         return False
 
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
+
     def companion(self, family: Family) -> Rule:
         return self
 
@@ -241,6 +244,10 @@ class ZBox(Proportional):
         # x w - low w+ - high w-, grouped so that a pixel on its bound contributes an exact zero
         return self.share(f, [(x - low, positive), (x - high, negative)], w, None, R)
 
+    def is_divisible(self, x: Tensor) -> bool:
+        bounds = (_bound(name, getattr(self, name)) for name in ("low", "high"))
+        return all(bound.dim() < x.dim() or len(bound) == 1 for bound in bounds)
+
     def needs_output(self, f: LinearMap) -> bool:
         return False
 
@@ -321,6 +328,9 @@ class PatternNet(Rule):
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
+
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
 
     def companion(self, family: Family) -> Rule:
         return self if family == "linear" else Gradient()

@@ -387,3 +387,31 @@ def test_the_gradients_of_gradients_of_a_batch_of_outputs() -> None:
         together = torch.autograd.grad(y, x, starts, is_grads_batched=True, retain_graph=True)[0]
         alone = torch.stack([torch.autograd.grad(y, x, start, retain_graph=True)[0] for start in starts])
         assert error(together, alone) < 1e-12
+
+
+BOUNDS = lrp.rules.ZBox(torch.linspace(-5, -3, 3, dtype=torch.float64).view(3, 1, 1, 1), 5.0)
+
+
+@pytest.mark.parametrize("rule", [*RULES, LRP0, BOUNDS, lrp.rules.AlphaBeta(2, 1, conserve=True)], ids=str)
+def test_large_batches_are_explained_in_parts(rule: str | Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = networks.plain(), networks.images(3, channels=1, size=6)
+    for layer in (model, model[0], lrp.Linear(6, 4).double()):
+        maps = []
+        for large in (2**25, 0):
+            monkeypatch.setattr(lrp.propagation, "LARGE", large)
+            monkeypatch.setattr(lrp.propagation, "PART", 2 * x[0].numel() * x.element_size())
+            if rule is BOUNDS and layer is model:
+                continue
+            maps.append(torch.autograd.grad(layer(x, explain=True, rule=rule).square().sum(), x)[0])
+        assert not maps or error(*maps) < 1e-12
+
+
+def test_a_rule_of_ones_own_gets_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Normalized(Rule):
+        def redistribute(self, f, x, w, b, z, R):  # type: ignore[no-untyped-def]
+            return f.pullback(R / R.sum(), w)
+
+    monkeypatch.setattr(lrp.propagation, "LARGE", 0)
+    x = torch.ones(4, 3, requires_grad=True)
+    lrp.functional.linear(x, torch.ones(2, 3), rule=Normalized()).sum().backward()
+    assert torch.allclose(x.grad, torch.full((4, 3), 0.25))
