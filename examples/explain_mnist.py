@@ -3,8 +3,8 @@
     python examples/explain_mnist.py
 
 The network and some test digits ship with the repository: nothing is trained, nothing is downloaded. With
-`--data DIR` the digits come from the full MNIST test set, which is downloaded into DIR when it is not there,
-and with `--train` the network is trained anew.
+`--data DIR` the digits come from the full MNIST test set, which is downloaded into DIR when it is not there; without
+DIR, into the folder that config.ini names. With `--train` the network is trained anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mnist_network import (
     full_mnist,
     load_digits,
     load_network,
+    mnist_dir,
     number_up_to,
 )
 from train_mnist import train
@@ -109,7 +110,8 @@ def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Optio
     add = parser.add_argument
     add("--rules", nargs="+", choices=RULES, default=RULES, metavar="KEY", help=f"of {', '.join(RULES)} (all)")
     add("--digits", type=number_up_to(100), default=6, metavar="N", help="how many digits (%(default)s)")
-    add("--data", type=Path, metavar="DIR", help="folder for MNIST: explain its test digits")
+    folder = mnist_dir()
+    add("--data", nargs="?", type=Path, const=folder, metavar="DIR", help=f"explain digits of MNIST in DIR ({folder})")
     add("--train", action="store_true", help="train the network anew on the digits in --data")
     add("--device", type=available_device, default="cpu", help="cpu, cuda, ... (%(default)s)")
     add("--output", type=_picture, default="explain_mnist.png", metavar="PATH", help="the picture (%(default)s)")

@@ -7,6 +7,7 @@ exactly zero, and every rule with a factor x leaves it quiet.
 from __future__ import annotations
 
 import argparse
+import configparser
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -110,6 +111,14 @@ def accuracy(model: torch.nn.Module, digits: Digits) -> float:
         for images, labels in zip(torch.split(digits.images, 1000), torch.split(digits.labels, 1000), strict=True)
     ]
     return sum(hits) / len(digits.labels)
+
+
+def mnist_dir() -> Path:
+    """Where `config.ini` says that the full MNIST lies."""
+    file = Path(__file__).resolve().parents[1] / "config.ini"
+    config = configparser.ConfigParser()
+    config.read(file)
+    return file.parent / config["DEFAULT"]["MnistDir"]
 
 
 class Options(argparse.ArgumentParser):

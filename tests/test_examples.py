@@ -135,3 +135,7 @@ def test_a_wrong_option_is_one_line_that_says_what_to_do(
     assert message.count("\n") == 1
     for part in parts:
         assert part in message
+
+
+def test_config_ini_names_a_folder_for_mnist(examples: SimpleNamespace) -> None:
+    assert examples.mnist_network.mnist_dir() == EXAMPLES.parent / "data"
