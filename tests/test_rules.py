@@ -233,3 +233,27 @@ def test_key_stands_for_the_rule(key: str) -> None:
         return explained(lambda x: layer(x, explain=True, rule=rule), x, 0)[2]
 
     assert torch.equal(map_of(key), map_of(KEYS[key]))
+
+
+REAL = {
+    "epsilon": (rules.Epsilon(0.1), reference.epsilon, {"epsilon": 0.1}),
+    "gamma": (rules.Gamma(0.3), reference.gamma, {"gamma": 0.3, "epsilon": 1e-6}),
+    "zplus": (rules.ZPlus(), reference.zplus, {"epsilon": 1e-6}),
+    "alphabeta": (rules.AlphaBeta(2.0, 1.0), reference.alphabeta, {"alpha": 2.0, "beta": 1.0, "epsilon": 1e-6}),
+}
+
+
+@pytest.mark.parametrize("key", REAL)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(30, 20), lambda: nn.Conv2d(3, 5, 3, padding=1)])
+def test_weights_that_are_no_round_numbers(key: str, signed: bool, make: Callable[[], nn.Module]) -> None:
+    """Where sums round, and after a ReLU, where rules skip the negative part and reuse the output."""
+    rule, formula, options = REAL[key]
+    torch.manual_seed(0)
+    layer = make().double()
+    x = torch.randn(3, 30, dtype=torch.float64) if isinstance(layer, nn.Linear) else torch.randn(3, 3, 5, 5).double()
+    model = lrp.Sequential(layer) if signed else lrp.Sequential(nn.ReLU(), layer)
+    _, R, R_in = explained(lambda x: model(x, explain=True, rule=rule), x, 0)
+    bias = "ignore" if key == "alphabeta" else "absorb"
+    expected = reference.relevance(layer, formula, x if signed else x.relu(), R, bias=bias, **options)
+    assert_same(R_in, expected)
