@@ -1,6 +1,8 @@
 """lrp: explain PyTorch networks by layer-wise relevance propagation."""
 
-from . import functional, rules, trace
+from . import composites, functional, rules, trace
+from .composite import Composite
+from .conversion import convert, convert_vgg
 from .interception import RelevanceWarning
 from .layers import (
     AdaptiveAvgPool1d,
@@ -38,6 +40,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Composite",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -51,6 +54,9 @@ __all__ = [
     "RelevanceWarning",
     "Rule",
     "Sequential",
+    "composites",
+    "convert",
+    "convert_vgg",
     "functional",
     "rules",
     "trace",

@@ -39,14 +39,19 @@ def of_bias(b: Tensor | None, make: Make) -> Tensor | None:
     return None if b is None else make(b)
 
 
+def signed_parts(f: LinearMap, x: Tensor, up: Make, down: Make) -> Parts:
+    """Positive inputs that meet ``up(w)``, and negative ones that meet ``down(w)``."""
+    return [(positive(x), up), (negative(x), down)] if f.signed else [(x, up)]
+
+
 def agreeing_parts(f: LinearMap, x: Tensor) -> Parts:
     """The parts whose contributions are positive."""
-    return [(positive(x), positive), (negative(x), negative)] if f.signed else [(x, positive)]
+    return signed_parts(f, x, positive, negative)
 
 
 def opposing_parts(f: LinearMap, x: Tensor) -> Parts:
     """The parts whose contributions are negative."""
-    return [(positive(x), negative), (negative(x), positive)] if f.signed else [(x, negative)]
+    return signed_parts(f, x, negative, positive)
 
 
 def opposing_total(

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .assignment import Patterns
+from .composites import get
 from .interception import explained
 from .rule import Rule
-from .rules import get
 
 
 class Explained(Protocol):

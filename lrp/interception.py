@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from . import rules
 from .assignment import Assignment, Patterns
 from .calls import Call, in_place_target, tensors_in
 from .handlers import TABLE
-from .rule import Rule
+from .rule import Place, Rule
 from .streams import Streams
 
 
@@ -47,7 +46,9 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)  # an error, which torch explains
         rescued = None if target is None else self.streams.keeper.rescue(target)
         if not torch.is_grad_enabled() or kwargs.get("out") is not None or not self._is_live((args, kwargs)):
-            return func(*args, **kwargs)
+            constant = func(*args, **kwargs)
+            self.streams.assignment.derive((args, kwargs), constant)
+            return constant
         call = Call(func, args, kwargs, target, rescued)
         handler = TABLE.get(func)
         result = NotImplemented if handler is None else handler(self.streams, call)
@@ -70,7 +71,7 @@ def explained(
     kwargs: Mapping[str, Any],
     *,
     inputs: Sequence[Tensor] | None = None,
-    rule: str | Rule,
+    rule: Rule,
     pattern: Patterns | None = None,
     module: nn.Module | None = None,
     differentiable: bool = False,
@@ -83,23 +84,45 @@ def explained(
         args: its arguments.
         kwargs: its keyword arguments.
         inputs: the explained inputs; by default all tensors among the arguments that require grad.
-        rule: a key or a rule.
+        rule: a rule, or a composite.
         pattern: patterns of the layers, for rules that need them.
         module: the model, if there is one: its layers have names, and it is left as it was.
         differentiable: whether the relevance may itself be differentiated.
         strict: whether a function without a rule is an error.
 
     Raises:
-        ValueError, TypeError: for an unknown rule, an input that does not require grad, patterns that do not fit.
+        ValueError, TypeError: for an input that does not require grad, patterns that do not fit.
         NotImplementedError: if strict, for functions without a rule; all of them are listed.
     """
-    assignment = Assignment(rules.get(rule), pattern, module)
+    if rule.needs_pattern and pattern is None:
+        raise ValueError(f"rule={rule} needs pattern=: a list with one for each linear layer, or a dict by name")
+    return _run(forward, args, kwargs, Assignment(rule, pattern, module), inputs, differentiable, strict)
+
+
+def assigned(
+    forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, rule: Rule, module: nn.Module
+) -> list[tuple[Place, Rule]]:
+    """The rule of each place that ``forward(*args, **kwargs)`` comes to; see :func:`explained`."""
+    assignment = Assignment(rule, None, module)
+    _run(forward, args, kwargs, assignment)
+    return assignment.chosen
+
+
+def _run(
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    assignment: Assignment,
+    inputs: Sequence[Tensor] | None = None,
+    differentiable: bool = False,
+    strict: bool = False,
+) -> Any:
     inputs = [t for t in tensors_in((args, kwargs) if inputs is None else inputs) if t.requires_grad]
     _check(inputs)
     mode = Interception(Streams(inputs, assignment, differentiable))
-    with _untouched(module, inputs), mode:
+    with _untouched(assignment.module, inputs), mode:
         output = forward(*args, **kwargs)
-    assignment.check_all_used()
+    assignment.check(output)
     _tell(mode.streams.unsupported, strict)
     for t in tensors_in(output):  # what the caller does to the output in place must not reach what backward needs
         mode.streams.keeper.rescue(t)
@@ -140,5 +163,5 @@ def _tell(functions: Sequence[str], strict: bool) -> None:
     warnings.warn(
         f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead",
         RelevanceWarning,
-        stacklevel=6,  # the line that called the model
+        stacklevel=7,  # the line that called the model
     )

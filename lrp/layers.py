@@ -18,8 +18,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .assignment import Patterns
+from .composites import get
 from .interception import explained
 from .rule import Rule
+from .twins import twin
 
 Self = TypeVar("Self", bound="Explainable")
 
@@ -61,7 +63,7 @@ class Explainable(nn.Module):
             return super().forward(*args, **kwargs)
         return explained(
             super().forward, args, kwargs,
-            rule=rule, pattern=pattern, module=self, differentiable=differentiable, strict=strict,
+            rule=get(rule), pattern=pattern, module=self, differentiable=differentiable, strict=strict,
         )  # fmt: skip
 
     @classmethod
@@ -93,16 +95,6 @@ class Explainable(nn.Module):
                 "remove_parametrizations() before, or put it as it is into a lrp.Sequential"
             )
         return twin(module, cls)
-
-
-Twin = TypeVar("Twin", bound=nn.Module)
-
-
-def twin(module: nn.Module, cls: type[Twin]) -> Twin:
-    """An instance of ``cls`` with the state of ``module``: the same tensors and children, in dicts of its own."""
-    copy = cls.__new__(cls)
-    copy.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in vars(module).items()}
-    return copy
 
 
 class Linear(Explainable, nn.Linear):

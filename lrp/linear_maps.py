@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .arithmetic import sum_up
+from .arithmetic import identity, sum_up
 from .weights import WHOLE, Make, modified, modified_in_blocks
 
 
@@ -197,21 +197,75 @@ class Elementwise(LinearMap):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Centred(LinearMap):
+    """``z = (x - mean(x)) * w + b``: a layer norm or group norm, whose ``w`` holds the constant ``1 / deviation``.
+
+    ``grouped`` is the shape in which the mean is taken over the last dimension.
+    """
+
+    grouped: tuple[int, ...]
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = self._centre(x) * w
+        return z if b is None else z + b
+
+    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
+        return self._centre(s * w)
+
+    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
+        return self._centre(x) * s
+
+    def _centre(self, x: Tensor) -> Tensor:
+        groups = x.reshape(self.grouped)
+        return (groups - groups.mean(-1, keepdim=True)).reshape(self.input_shape)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fixed(LinearMap):
-    """A linear function that has no weights: average pooling, mean, sum."""
+    """A linear function whose weights are its own: average pooling, mean, sum. ``w`` is a number that scales it."""
 
     function: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return self.function(x)
+        return self.function(x) * w
 
     def pullback(self, s: Tensor, w: Tensor) -> Tensor:
-        zeros = s.new_zeros(self.input_shape)
-        pulled: Tensor = torch.func.vjp(self.function, zeros)[1](s)[0]
-        return pulled
+        return self._transpose(s) * w
+
+    def forward_modified(self, x: Tensor, make: Make, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return self.function(x) if make is identity else self.forward(x, make(w), b)
+
+    def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
+        return self._transpose(s) if make is identity else self.pullback(s, make(w))
 
     def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
         raise TypeError("a function without weights has no weight_pullback")
+
+    def _transpose(self, s: Tensor) -> Tensor:
+        pulled: Tensor = torch.func.vjp(self.function, s.new_zeros(self.input_shape))[1](s)[0]
+        return pulled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product(LinearMap):
+    """A function that is linear in each of two tensors, ``function(x, w)``, such as ``torch.matmul``."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    weight_shape: tuple[int, ...]
+
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        z = self.function(x, w)
+        return z if b is None else z + b
+
+    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
+        zeros = s.new_zeros(self.input_shape)
+        pulled: Tensor = torch.func.vjp(lambda x: self.function(x, w), zeros)[1](s)[0]
+        return pulled
+
+    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
+        zeros = s.new_zeros(self.weight_shape)
+        pulled: Tensor = torch.func.vjp(lambda w: self.function(x, w), zeros)[1](s)[0]
+        return pulled
 
 
 def same_padding(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

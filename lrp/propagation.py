@@ -6,23 +6,25 @@ relays, and of torch's own functions where their gradient is the relevance. The 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from . import trace
 from .arithmetic import is_vmapped
+from .calls import tensors_in
 from .linear_maps import LinearMap
 from .rule import Rule
 
 LARGE = 2**25  # bytes
 PART = 2**24
 
-Redistribute = Callable[..., "Tensor | tuple[Tensor, ...]"]
+Redistribute = Callable[..., "Tensor | tuple[Tensor | None, ...]"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,22 @@ def relay(
     """
     output: Tensor = _Relay.apply(redistribute, differentiable, in_place, len(carriers), *carriers, z, *saved)
     return output
+
+
+def nearest_layers(output: Any) -> Iterator[LayerRelevance]:
+    """The layers that no other follows on the way to the tensors in ``output``."""
+    seen: set[Node] = set()
+    ahead: list[Node | None] = [t.grad_fn for t in tensors_in(output)]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        backward = getattr(node, "redistribute", None)
+        if isinstance(backward, LayerRelevance) and backward.name is not None:
+            yield backward
+        else:
+            ahead.extend(before for before, _ in node.next_functions)
 
 
 class _Relay(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""What a rule is, and what all rules that divide have in common.
+"""What a rule is, and the three that stand beside others: in proportion, unchanged, the gradient.
 
 ``R`` is relevance, ``x`` a layer's input, ``w`` and ``b`` its weight and bias, ``z`` its output.
 """
@@ -8,17 +8,46 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arithmetic import add_, divide, identity, mul_, sum_up
 from .linear_maps import LinearMap
 from .weights import Make
 
 Bias = Literal["absorb", "ignore", "distribute"]
-Family = Literal["linear", "norm", "pool", "sum", "activation"]
+Family = Literal["linear", "conv", "norm", "pool", "max_pool", "sum", "product", "activation"]
 Parts = Sequence[tuple[Tensor, Make]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One call of a torch function in an explained forward, which a rule is chosen for.
+
+    Attributes:
+        name: the name of the layer that owns the function's parameters, or else the function's name.
+        family: its kind: ``"conv"``, ``"linear"``, ``"norm"``, ``"pool"`` (averages and interpolation),
+            ``"max_pool"``, ``"sum"``, ``"product"`` or ``"activation"``.
+        function: the torch function's name, such as ``"conv2d"``.
+        module: the layer, or None where no layer owns the parameters.
+        number: 1 for the first call of this name, 2 for the second, ...
+        first: whether the input is data that no linear layer or convolution has seen.
+    """
+
+    name: str
+    family: Family
+    function: str
+    module: nn.Module | None = None
+    number: int = 1
+    first: bool = False
+
+    def is_linear(self) -> bool:
+        """Whether this is a linear layer or a convolution."""
+        return self.family in ("linear", "conv")
+
+    def __str__(self) -> str:
+        return self.name if self.number == 1 else f"{self.name}#{self.number}"
 
 
 class Rule:
@@ -36,8 +65,6 @@ class Rule:
     >>> x.grad
     tensor([[1., 2.]])
     """
-
-    needs_pattern: ClassVar[bool] = False
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         """The relevance of the inputs.
@@ -63,14 +90,35 @@ class Rule:
         """Whether :meth:`redistribute` may be called with a few samples of the batch ``x`` at a time."""
         return False
 
+    @property
+    def needs_pattern(self) -> bool:
+        """Whether the rule still lacks the pattern of its layer."""
+        return False
+
+    def with_pattern(self, pattern: Tensor) -> Rule:
+        """The same rule with the pattern that it needs."""
+        return self
+
+    def rule_for(self, place: Place) -> Rule:
+        """The rule that the function at ``place`` gets, where this is the rule of a whole model."""
+        return self.companion(place.family)
+
+    def check(self, chosen: Sequence[tuple[Place, Rule]], output: Any) -> None:
+        """Called after the explained forward, with the rule of each place: raise where they are not as meant."""
+
     def companion(self, family: Family) -> Rule:
         """The rule for the other functions of a model whose linear layers have this rule.
 
-        Sums, means, pools and batch norms on their own have no weights to choose among: they share in proportion to
-        the values. Activations pass relevance unchanged, unless their rule is the gradient.
+        Sums, means, pools and norms on their own have no weights to choose among: they share in proportion to the
+        values. The winner of a max pool takes all, as its gradient does. Activations and products with constants
+        pass relevance unchanged.
         """
-        if family == "linear":
+        if family in ("linear", "conv"):
             return self
+        if family in ("activation", "product"):
+            return Pass()
+        if family == "max_pool":
+            return Gradient()
         return Proportional(epsilon=min(getattr(self, "epsilon", 1e-6), 1e-6), bias=getattr(self, "bias", "absorb"))
 
     def __repr__(self) -> str:
@@ -85,6 +133,54 @@ class Rule:
 
     def __hash__(self) -> int:
         return hash((type(self), *(v.shape if isinstance(v, Tensor) else v for v in vars(self).values())))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gradient(Rule):
+    """The gradient: ``W^T R``. As the rule of a model it gives the model's plain gradient.
+
+    Source: Simonyan et al. 2014 (arXiv 1312.6034), section 3.
+
+    >>> Gradient()
+    Gradient()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return f.pullback(R, w)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
+
+    def companion(self, family: Family) -> Rule:
+        return self
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pass(Rule):
+    """Unchanged: ``R``. For activations, and for other functions whose input and output have one shape.
+
+    Raises:
+        ValueError: in backward, where input and output have different shapes.
+
+    Source: Bach et al. 2015 (PLoS ONE 10(7):e0130140): an activation's output brings its relevance to its input.
+
+    >>> Pass()
+    Pass()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        if x.shape != R.shape:
+            raise ValueError(f"Pass(): takes a layer of one shape; this one's are {tuple(x.shape)}, {tuple(R.shape)}")
+        return R
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
 
 
 @dataclass(frozen=True, eq=False, repr=False)

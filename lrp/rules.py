@@ -8,39 +8,45 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .arithmetic import add_, broadcasts, divide, lerp_, negative, positive
-from .contributions import Favour, Power, agreeing_parts, of_bias, ones_of_a_sample, opposing_parts, opposing_total
+from .contributions import (
+    Favour,
+    Power,
+    agreeing_parts,
+    of_bias,
+    ones_of_a_sample,
+    opposing_parts,
+    opposing_total,
+    signed_parts,
+)
 from .linear_maps import LinearMap
-from .rule import Bias, Family, Proportional, Rule, brief, check_number
+from .pattern_rules import PatternAttribution, PatternNet
+from .rule import Bias, Family, Gradient, Pass, Proportional, Rule, brief, check_number
 
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Gradient(Rule):
-    """The gradient: ``W^T R``. As the rule of a model it gives the model's plain gradient.
-
-    Source: Simonyan et al. 2014 (arXiv 1312.6034), section 3.
-
-    >>> Gradient()
-    Gradient()
-    """
-
-    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return f.pullback(R, w)
-
-    def needs_output(self, f: LinearMap) -> bool:
-        return False
-
-    def is_divisible(self, x: Tensor) -> bool:
-        return True
-
-    def companion(self, family: Family) -> Rule:
-        return self
+__all__ = [
+    "AlphaBeta",
+    "Deconvnet",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Gradient",
+    "Guided",
+    "Pass",
+    "PatternAttribution",
+    "PatternNet",
+    "Proportional",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+    "get",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +93,8 @@ class Gamma(Proportional):
 
     Args:
         gamma: 0 (the epsilon rule) or more; infinity would be zplus. Default 0.1.
+        generalized: True takes the generalised rule for every sample, as zennit does. It differs only for outputs
+            ``z < 0`` that have relevance, such as a term of a residual sum. Default False.
         epsilon: stabiliser, default 1e-6.
         bias: as for all dividing rules, default ``"absorb"``.
 
@@ -101,6 +109,7 @@ class Gamma(Proportional):
     """
 
     gamma: float = 0.1
+    generalized: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,21 +117,20 @@ class Gamma(Proportional):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         up, down = Favour(positive, self.gamma), Favour(negative, self.gamma)
-        if not f.signed:
+        if not (f.signed or self.generalized):
             return self.share(f, [(x, up)], w, of_bias(b, up), R)
         agreeing = self.total(f, agreeing_parts(f, x), w, of_bias(b, positive))
         opposing = opposing_total(self, f, x, w, b, z, agreeing)
         if self.bias == "ignore":
             z = f.without_bias(x, w, b, z)
-        mirrored = (z < 0) & (f.lowest(x) < 0)
+        mirrored = z < 0 if self.generalized else (z < 0) & (f.lowest(x) < 0)
         s = divide(R, z + self.gamma * torch.where(mirrored, opposing, agreeing), self.epsilon)
-        parts = [(positive(x), up), (negative(x), down)]
-        relevance = self.pull(f, parts, w, of_bias(b, up), s.masked_fill(mirrored, 0.0))
-        parts = [(positive(x), down), (negative(x), up)]
+        relevance = self.pull(f, signed_parts(f, x, up, down), w, of_bias(b, up), s.masked_fill(mirrored, 0.0))
+        parts = signed_parts(f, x, down, up)
         return add_(relevance, self.pull(f, parts, w, of_bias(b, down), s.masked_fill(~mirrored, 0.0)))
 
     def needs_output(self, f: LinearMap) -> bool:
-        return f.signed
+        return f.signed or self.generalized
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -307,59 +315,37 @@ class Flat(Proportional):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PatternNet(Rule):
-    """``A^T R``: the signal that the pattern ``A`` finds; activations pass their gradient.
+class Guided(Rule):
+    """For activations: the gradient of what is positive, ``slope * R+``; guided backpropagation.
 
-    Args:
-        pattern: a tensor of the shape of the layer's weight. None (default) takes it from ``pattern=`` of the
-            forward.
+    Source: Springenberg et al. 2015 (arXiv 1412.6806), section 3.4.
 
-    Source: Kindermans et al. 2017 (arXiv 1705.05598), section 4.
-
-    >>> PatternNet()
-    PatternNet(pattern=None)
+    >>> Guided()
+    Guided()
     """
 
-    pattern: Tensor | None = None
-    needs_pattern: ClassVar[bool] = True
-
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return f.pullback(R, self._fitting(w))
+        return f.pullback(positive(R), w)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
 
-    def is_divisible(self, x: Tensor) -> bool:
-        return True
-
-    def companion(self, family: Family) -> Rule:
-        return self if family == "linear" else Gradient()
-
-    def _fitting(self, w: Tensor) -> Tensor:
-        if self.pattern is None:
-            raise ValueError(
-                f"{type(self).__name__} needs pattern=: a list of fitted patterns, or a dict by layer name"
-            )
-        if self.pattern.shape != w.shape:
-            raise ValueError(f"pattern of shape {tuple(self.pattern.shape)}: the weight's shape is {tuple(w.shape)}")
-        return self.pattern.to(w)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PatternAttribution(PatternNet):
-    """``(A * w)^T R``: the share of the output that each input's signal brings; activations pass their gradient.
+class Deconvnet(Rule):
+    """For activations: what is positive, ``R+``, whatever the activation's input was.
 
-    Args:
-        pattern: as for :class:`PatternNet`.
+    Source: Zeiler and Fergus 2014 (arXiv 1311.2901), section 2.1.
 
-    Source: Kindermans et al. 2017 (arXiv 1705.05598), section 4.
-
-    >>> PatternAttribution()
-    PatternAttribution(pattern=None)
+    >>> Deconvnet()
+    Deconvnet()
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return f.pullback(R, self._fitting(w) * w)
+        return positive(R)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
 
 
 KEYS: dict[str, Rule] = {
@@ -377,7 +363,7 @@ KEYS: dict[str, Rule] = {
 }
 
 
-def get(rule: str | Rule) -> Rule:
+def get(rule: str | Rule, keys: Mapping[str, Rule] = KEYS) -> Rule:
     """The rule that ``rule=`` names: a key of the table, or a rule itself.
 
     Raises:
@@ -393,11 +379,11 @@ def get(rule: str | Rule) -> Rule:
         raise TypeError(f"rule={rule.__name__}: this is the class; write {rule.__name__}(...)")
     if not isinstance(rule, str):
         raise TypeError(f"rule={rule!r}: must be a key such as 'epsilon', or a lrp.Rule")
-    if rule not in KEYS:
-        near = difflib.get_close_matches(rule.lower(), KEYS, n=1)
+    if rule not in keys:
+        near = difflib.get_close_matches(rule.lower(), keys, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"rule={rule!r} is unknown: {hint}the keys are {', '.join(map(repr, KEYS))}")
-    return KEYS[rule]
+        raise ValueError(f"rule={rule!r} is unknown: {hint}the keys are {', '.join(map(repr, keys))}")
+    return keys[rule]
 
 
 def _bound(name: str, value: Any) -> Tensor:

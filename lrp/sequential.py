@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from . import layers
-from .layers import Explainable, Self, twin
+from .layers import Explainable, Self
+from .twins import twin_children
 
 
 class Sequential(Explainable, nn.Sequential):
@@ -39,7 +40,7 @@ class Sequential(Explainable, nn.Sequential):
         )
         """
         sequence = super().from_torch(module)
-        _twin_children(sequence, {})
+        twin_children(sequence, {module: sequence}, _DROP_INS)
         return sequence
 
 
@@ -47,14 +48,3 @@ _DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Sequential: Sequential,
     **{cls.__mro__[2]: cls for cls in vars(layers).values() if isinstance(cls, type) and issubclass(cls, Explainable)},
 }
-
-
-def _twin_children(parent: nn.Module, twins: dict[nn.Module, nn.Module]) -> None:
-    """Put twins in the place of all descendants, so that a change of mode here does not reach the originals."""
-    for name, child in parent._modules.items():
-        if child is None:
-            continue
-        if child not in twins:
-            twins[child] = twin(child, _DROP_INS.get(type(child), type(child)))
-            _twin_children(twins[child], twins)
-        parent._modules[name] = twins[child]

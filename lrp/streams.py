@@ -20,7 +20,7 @@ from .calls import Call, tensors_in
 from .kept import Keeper
 from .linear_maps import LinearMap
 from .propagation import LayerRelevance, Redistribute, relay
-from .rule import Rule
+from .rule import Family, Rule
 
 
 class Layer(NamedTuple):
@@ -43,12 +43,16 @@ class Facts:
         version: the version of the tensor of which this is known.
         value: the value with its ordinary autograd graph, where relevance shall be differentiable.
         nonnegative: True if no element is below zero.
+        gate: True if this weighs what it is multiplied with: a sigmoid or a softmax.
+        data: True if no linear layer lies between the explained inputs and this.
         layer: the linear layer whose output this is.
     """
 
     version: int
     value: Tensor | None = None
     nonnegative: bool = False
+    gate: bool = False
+    data: bool = False
     layer: Layer | None = None
 
 
@@ -69,7 +73,7 @@ class Streams:
         self._facts = WeakTensorKeyDictionary()
         self._roots = {get_gradient_edge(x).node for x in inputs}
         for x in inputs:
-            self._note(x, x)
+            self._note(x, x, data=True)
 
     def is_live(self, t: Tensor) -> bool:
         """Whether ``t`` depends on the explained inputs."""
@@ -109,6 +113,10 @@ class Streams:
         call.run(lambda t: fresh if t is call.target else self.value(t))
         return fresh
 
+    def rule(self, family: Family, call: Call, x: Tensor, parameters: Sequence[Tensor | None] = ()) -> tuple[str, Rule]:
+        """The name of what the call calls, and its rule."""
+        return self.assignment.choose(family, call.function, x.dtype, parameters, self.facts(x).data)
+
     def relay(
         self,
         call: Call,
@@ -116,11 +124,10 @@ class Streams:
         carriers: Sequence[Tensor],
         redistribute: Redistribute,
         saved: Sequence[Tensor] = (),
-        *,
-        nonnegative: bool = False,
-        layer: Layer | None = None,
+        **facts: Any,
     ) -> Tensor:
         """What the call returns, in the stream of relevance: ``z``, with ``redistribute`` as its backward."""
+        facts = {"data": self._is_data(carriers), **facts}
         with self.keeper.saving():
             output = relay(
                 redistribute, z, carriers, saved,
@@ -129,25 +136,36 @@ class Streams:
         if call.target is not None and self.differentiable:  # the values were computed beside it: see evaluate()
             self.keeper.rescue(call.target)
             call.target.detach().copy_(z)
-        self._note(output, z, nonnegative, layer)
+        self._note(output, z, **facts)
         return output
 
-    def relay_layer(self, call: Call, layer: Layer, z: Tensor, nonnegative: bool = False) -> Tensor:
-        """What the call of a linear layer returns: ``z``, with the layer's rule as its backward."""
-        backward = LayerRelevance(layer.f, layer.rule, layer.name, threading.get_ident())
-        output = z if layer.rule.needs_output(layer.f) else z.new_empty(0)
-        saved = [layer.x, layer.w, output, *([] if layer.b is None else [layer.b])]
-        return self.relay(call, z, [layer.carrier], backward, saved, nonnegative=nonnegative, layer=layer)
+    def relay_layer(self, call: Call, layer: Layer, z: Tensor, *, total: Tensor | None = None, **facts: Any) -> Tensor:
+        """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
 
-    def follow(self, call: Call, keeps_sign: bool = False) -> Any:
-        """What the call returns, in the stream of relevance, where the function's gradient is its relevance."""
-        nonnegative = keeps_sign and all(map(self.is_nonnegative, tensors_in((call.args, call.kwargs))))
+        The rule is shown ``total`` for the map's output, where that is not what the call returns.
+        """
+        backward = LayerRelevance(layer.f, layer.rule, layer.name, threading.get_ident())
+        total = z if total is None else total
+        output = total if layer.rule.needs_output(layer.f) else z.new_empty(0)
+        saved = [layer.x, layer.w, output, *([] if layer.b is None else [layer.b])]
+        return self.relay(call, z, [layer.carrier], backward, saved, layer=layer, **facts)
+
+    def follow(self, call: Call, keeps: bool = False, **facts: Any) -> Any:
+        """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
+
+        If it ``keeps`` values as they are, it also keeps what is known of them.
+        """
+        tensors = list(tensors_in((call.args, call.kwargs)))
+        facts = {"data": self._is_data(tensors), **facts}
+        if keeps:
+            facts["nonnegative"] = all(map(self.is_nonnegative, tensors))
+            facts["gate"] = all(map(self.is_gate, tensors))
         values = self.evaluate(call) if self.differentiable else None
         outputs = call.run(self.carrier)
         live = call.target if call.target is not None else outputs
         for output, value in zip(tensors_in(live), tensors_in(live if values is None else values), strict=True):
             if output.requires_grad:
-                self._note(output, value, nonnegative)
+                self._note(output, value, **facts)
         return outputs
 
     def take_gradient(self, function: str) -> None:
@@ -161,8 +179,17 @@ class Streams:
             return True
         return self.is_live(t) and self.facts(t).nonnegative
 
-    def _note(self, t: Tensor, value: Tensor, nonnegative: bool = False, layer: Layer | None = None) -> None:
-        self._facts[t] = Facts(t._version, value if self.differentiable else None, nonnegative, layer)
+    def is_gate(self, t: Tensor) -> bool:
+        """Whether this is known to weigh what it is multiplied with; true of indices as well."""
+        if not t.is_floating_point():
+            return True
+        return self.is_live(t) and self.facts(t).gate
+
+    def _is_data(self, tensors: Sequence[Tensor]) -> bool:
+        return all(self.facts(t).data for t in tensors if self.is_live(t))
+
+    def _note(self, t: Tensor, value: Tensor, **facts: Any) -> None:
+        self._facts[t] = Facts(t._version, value if self.differentiable else None, **facts)
 
     def _reaches_inputs(self, t: Tensor) -> bool:
         """Whether a tensor that no known function made depends on the inputs: a custom autograd function made it."""

@@ -78,5 +78,5 @@ def test_a_rule_inside_an_explained_model_holds() -> None:
 
 def test_a_warning_points_to_the_line_that_called_the_model() -> None:
     with pytest.warns(lrp.RelevanceWarning) as caught:
-        lrp.Sequential(nn.Softmax(-1))(torch.rand(2, 3, requires_grad=True), explain=True)
+        lrp.Sequential(nn.LogSoftmax(-1))(torch.rand(2, 3, requires_grad=True), explain=True)
     assert caught[0].filename == __file__

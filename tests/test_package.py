@@ -26,17 +26,20 @@ def test_every_public_name_is_documented() -> None:
 
 
 ORDER = [
-    {"arithmetic", "weights", "calls", "kept", "trace"},
+    {"arithmetic", "weights", "calls", "kept", "trace", "twins"},
     {"linear_maps"},
     {"rule"},
-    {"contributions"},
+    {"contributions", "pattern_rules"},
     {"rules"},
     {"propagation", "assignment"},
     {"streams"},
     {"handlers"},
     {"interception"},
+    {"composite"},
+    {"composites"},
     {"functional", "layers"},
     {"sequential"},
+    {"conversion"},
     {"__init__"},
 ]
 

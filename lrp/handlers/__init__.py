@@ -10,13 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from ..streams import Handler
-from . import activations, linear, normalization, pooling, shape, sums
+from . import activations, linear, matrices, normalization, pooling, products, shape, softmax, sums
 
 TABLE: dict[Callable[..., Any], Handler] = {
     **linear.TABLE,
+    **matrices.TABLE,
     **normalization.TABLE,
     **pooling.TABLE,
     **sums.TABLE,
+    **products.TABLE,
     **activations.TABLE,
+    **softmax.TABLE,
     **shape.TABLE,
 }

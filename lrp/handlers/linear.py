@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..calls import Call
 from ..linear_maps import Convolution, Linear, LinearMap, same_padding
+from ..rule import Family
 from ..streams import Handler, Layer, Streams
 
 Ints = int | tuple[int, ...]
@@ -19,7 +20,8 @@ Ints = int | tuple[int, ...]
 def linear(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.linear``."""
     x, w, b = _linear_arguments(*call.args, **call.kwargs)
-    return _handle(streams, call, x, w, b, Linear(input_shape=tuple(x.shape), signed=not streams.is_nonnegative(x)))
+    f = Linear(input_shape=tuple(x.shape), signed=not streams.is_nonnegative(x))
+    return _handle(streams, call, "linear", x, w, b, f)
 
 
 def convolution(streams: Streams, call: Call) -> Any:
@@ -30,14 +32,14 @@ def convolution(streams: Streams, call: Call) -> Any:
     if padding == "same":
         padding, extra = same_padding(kernel, _each(dilation, len(kernel)))
     f = _map(streams, x, w, stride, 0 if padding == "valid" else padding, dilation, groups, extra_padding=extra)
-    return _handle(streams, call, x, w, b, f)
+    return _handle(streams, call, "conv", x, w, b, f)
 
 
 def transposed_convolution(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.conv_transpose1d`` to ``conv_transpose3d``."""
     x, w, b, stride, padding, output_padding, groups, dilation = _transposed_arguments(*call.args, **call.kwargs)
     f = _map(streams, x, w, stride, padding, dilation, groups, output_padding, transposed=True)
-    return _handle(streams, call, x, w, b, f)
+    return _handle(streams, call, "conv", x, w, b, f)
 
 
 def _map(
@@ -58,18 +60,17 @@ def _map(
     )
 
 
-def _handle(streams: Streams, call: Call, x: Tensor, w: Tensor, b: Tensor | None, f: LinearMap) -> Any:
+def _handle(streams: Streams, call: Call, family: Family, x: Tensor, w: Tensor, b: Tensor | None, f: LinearMap) -> Any:
     if not streams.is_live(x) or any(t is not None and streams.is_live(t) for t in (w, b)):
         return NotImplemented
-    name = streams.assignment.name((w, b), call.function.__name__)
-    rule = streams.assignment.rule_for_layer(name, w)
+    name, rule = streams.rule(family, call, x, (w, b))
     z = streams.evaluate(call)
     unbatched = x.dim() < len(f.input_shape)
     if unbatched:
         x, z = streams.follow(Call(torch.unsqueeze, (x, 0))), z.unsqueeze(0)
     bias = None if b is None else streams.value(b)
-    layer = Layer(f, rule, streams.assignment.numbered(name), x, streams.value(x), streams.value(w), bias)
-    y = streams.relay_layer(call, layer, z)
+    layer = Layer(f, rule, name, x, streams.value(x), streams.value(w), bias)
+    y = streams.relay_layer(call, layer, z, data=False)
     return streams.follow(Call(torch.squeeze, (y, 0))) if unbatched else y
 
 

@@ -28,7 +28,7 @@ _MOVES_AND_FILLS = """
 
 def moves(streams: Streams, call: Call) -> Any:
     """The output's values are values of the inputs."""
-    return streams.follow(call, keeps_sign=True)
+    return streams.follow(call, keeps=True)
 
 
 def moves_and_fills(streams: Streams, call: Call) -> Any:

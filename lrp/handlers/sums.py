@@ -1,4 +1,4 @@
-"""Sums: in proportion to the terms; products with constants: unchanged."""
+"""Sums: in proportion to the terms."""
 
 from __future__ import annotations
 
@@ -11,74 +11,54 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import divide
-from ..calls import Call, tensors_in
+from ..calls import Call
+from ..linear_maps import Fixed
 from ..propagation import computing_dtype
-from ..rules import Gradient
+from ..rule import Proportional, Rule
+from ..rules import Epsilon, Gradient
 from ..streams import Handler, Streams
 from .lookup import named
+from .products import unchanged
 
 
 @dataclass(frozen=True)
 class SumRelevance:
-    """The backward of ``z = p a + q b``: each term's share is in proportion to its value."""
+    """The backward of ``z = p a + q b``: each term's share is in proportion to its value, or as the rule has it."""
 
     p: float
     q: float
-    epsilon: float
+    rule: Rule
 
     def __call__(self, R: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         dtype = computing_dtype(R)
-        p_a, q_b = self.p * a.to(dtype), self.q * b.to(dtype)
-        s = divide(R.to(dtype), p_a + q_b, self.epsilon)
-        return (p_a * s).sum_to_size(a.shape).to(R), (q_b * s).sum_to_size(b.shape).to(R)
+        p_a, q_b, R = self.p * a.to(dtype), self.q * b.to(dtype), R.to(dtype)
+        of_a, of_b = self._shares(p_a, q_b, p_a + q_b, R)
+        return of_a.sum_to_size(a.shape).to(a), of_b.sum_to_size(b.shape).to(b)
 
-
-@dataclass(frozen=True)
-class Unchanged:
-    """The backward that hands relevance on as it is, to inputs of these shapes."""
-
-    shapes: Sequence[torch.Size]
-
-    def __call__(self, R: Tensor) -> tuple[Tensor, ...]:
-        return tuple(R.sum_to_size(shape) for shape in self.shapes)
+    def _shares(self, a: Tensor, b: Tensor, z: Tensor, R: Tensor) -> Sequence[Tensor]:
+        if type(self.rule) is Proportional or (type(self.rule) is Epsilon and self.rule.exponent == 1):
+            s = divide(R, z, self.rule.epsilon)
+            return a * s, b * s
+        terms = torch.stack([a.expand_as(z), b.expand_as(z)])
+        f = Fixed(input_shape=tuple(terms.shape), function=partial(torch.sum, dim=0))
+        return self.rule.redistribute(f, terms, terms.new_ones(()), None, z, R).unbind()
 
 
 def total(streams: Streams, call: Call, p: float = 1.0, q: float = 1.0) -> Any:
     """``p a + q b``. A term that is constant counts as a bias."""
     a, b, p, q = _terms(p, q, *call.args, **call.kwargs)
-    rule = streams.assignment.rule_for("sum", torch.result_type(a, b))
+    live = [t for t in (a, b) if isinstance(t, Tensor) and streams.is_live(t)]
+    _, rule = streams.rule("sum", call, live[0])
     if isinstance(rule, Gradient):
         return streams.follow(call)
-    constant = not all(isinstance(t, Tensor) and streams.is_live(t) for t in (a, b))
-    if constant and getattr(rule, "bias", "absorb") != "absorb":
+    if len(live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
         return unchanged(streams, call)
     a, b = (t if isinstance(t, Tensor) else torch.tensor(t) for t in (a, b))
     saved = [_before(streams, call, t) for t in (a, b)]
     nonnegative = min(p, q) >= 0 and streams.is_nonnegative(a) and streams.is_nonnegative(b)
-    backward = SumRelevance(p, q, getattr(rule, "epsilon", 1e-6))
     carriers = [streams.carrier(t) for t in (a, b)]
-    return streams.relay(call, streams.evaluate(call), carriers, backward, saved, nonnegative=nonnegative)
-
-
-def product(streams: Streams, call: Call) -> Any:
-    """``a * b`` with a constant: the constant gets none."""
-    live = [t for t in tensors_in((call.args, call.kwargs)) if streams.is_live(t)]
-    return unchanged(streams, call) if len(live) == 1 else NotImplemented
-
-
-def quotient(streams: Streams, call: Call) -> Any:
-    """``a / b`` with a constant ``b``."""
-    divisors = [t for t in tensors_in((call.args[1:], call.kwargs)) if streams.is_live(t)]
-    return NotImplemented if divisors or call.kwargs.get("rounding_mode") else unchanged(streams, call)
-
-
-def unchanged(streams: Streams, call: Call) -> Any:
-    """Relevance passes as it is, unless the rule is the gradient."""
-    tensors = list(tensors_in((call.args, call.kwargs)))
-    if isinstance(streams.assignment.rule_for("activation", tensors[0].dtype), Gradient):
-        return streams.follow(call)
-    carriers = [streams.carrier(t) for t in tensors]
-    return streams.relay(call, streams.evaluate(call), carriers, Unchanged([t.shape for t in tensors]))
+    z = streams.evaluate(call)
+    return streams.relay(call, z, carriers, SumRelevance(p, q, rule), saved, nonnegative=nonnegative)
 
 
 def _before(streams: Streams, call: Call, t: Tensor) -> Tensor:
@@ -96,7 +76,4 @@ TABLE: dict[Callable[..., Any], Handler] = {
     **dict.fromkeys(named("add", "__add__", "__radd__", "__iadd__"), total),
     **dict.fromkeys(named("sub", "subtract", "__sub__", "__isub__"), partial(total, q=-1.0)),
     **dict.fromkeys(named("__rsub__"), partial(total, p=-1.0)),
-    **dict.fromkeys(named("mul", "multiply", "__mul__", "__rmul__", "__imul__"), product),
-    **dict.fromkeys(named("div", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"), quotient),
-    **dict.fromkeys(named("neg", "negative"), unchanged),
 }

@@ -1,0 +1,136 @@
+"""Convert a model that exists to its explainable twin."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from .layers import Explainable
+from .sequential import Sequential
+from .twins import twin, twin_children
+
+_OWN = {"explain", "rule", "pattern", "differentiable", "strict"}
+
+
+class Converted(Explainable):
+    """What :func:`convert` adds to the class of a model: the mixin of its dynamic subclass, which can be pickled."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced: tuple[Any, ...] = super().__reduce_ex__(protocol)  # type: ignore[assignment]
+        make, args, *state = reduced
+        args = tuple(type(self).__mro__[2] if arg is type(self) else arg for arg in args)
+        return _revive, (make, args), *state
+
+
+class FunctionModel(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def convert(model: nn.Module | Callable[..., Any]) -> Any:
+    """The explainable twin of a model.
+
+    The twin is an instance of the model's class, with the same attributes, state_dict and repr; it shares parameters,
+    buffers and hooks. Its forward is the model's own, and takes ``explain=False``, ``rule="epsilon"``,
+    ``pattern=None``, ``differentiable=False`` and ``strict=False`` besides, as :class:`lrp.Sequential` does. The model
+    stays as it was; a change of mode, and a module put in the place of another, does not reach it.
+
+    Args:
+        model: any ``torch.nn.Module``, or a function of tensors.
+
+    Returns:
+        The twin: of the model's class, or of :class:`FunctionModel` for a function.
+
+    Raises:
+        TypeError: for what cannot be run as Python: a module compiled by TorchScript or ``torch.compile``; for
+            ``torch.nn.DataParallel``; for a forward that has one of the arguments above itself.
+        ValueError: for a model with parameters that are not initialised.
+
+    >>> import torch, lrp
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()
+    >>> net = lrp.convert(model)
+    >>> x = torch.rand(1, 1, 4, 4, requires_grad=True)
+    >>> net(x, explain=True, rule="epsilon_plus").sum().backward()
+    >>> x.grad.shape
+    torch.Size([1, 1, 4, 4])
+    """
+    is_function = callable(model) and not isinstance(model, (nn.Module, type))
+    module: Any = FunctionModel(model) if is_function else model
+    _check(module)
+    converted = twin(module, type(module) if isinstance(module, Explainable) else _explainable(type(module)))
+    twin_children(converted, {module: converted}, {})
+    return converted
+
+
+def convert_vgg(model: nn.Module) -> Sequential:
+    """torchvision's VGG as a flat :class:`lrp.Sequential` of lrp layers.
+
+    Args:
+        model: a ``torchvision.models.VGG``, with or without batch norm. Parameters are shared; it stays as it was.
+
+    Raises:
+        TypeError: for any other object.
+
+    >>> import lrp, torchvision
+    >>> lrp.convert_vgg(torchvision.models.vgg11())[0]
+    Conv2d(3, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    """
+    vgg = getattr(sys.modules.get("torchvision.models.vgg"), "VGG", None)
+    if vgg is None or not isinstance(model, vgg) or type(model).forward not in (vgg.forward, Explainable.forward):
+        raise TypeError(
+            f"lrp.convert_vgg() takes a torchvision.models.VGG, not a {type(model).__name__}; "
+            "lrp.convert() takes any model"
+        )
+    flatten = nn.Flatten().train(model.training)
+    layers = nn.Sequential(*model.features, model.avgpool, flatten, *model.classifier)
+    layers.training = model.training
+    return Sequential.from_torch(layers)
+
+
+@cache
+def _explainable(cls: Any) -> type[nn.Module]:
+    """The subclass of a model's class whose forward can be explained, of the same name."""
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (Converted, cls), names)
+
+
+def _revive(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
+    """What unpickling makes of an explainable model, before it sets its state."""
+    module = make(*args)
+    module.__class__ = _explainable(type(module))
+    return module
+
+
+def _check(model: Any) -> None:
+    name = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"lrp.convert() takes a torch.nn.Module or a function of tensors, not {model!r}")
+    for part in model.modules():
+        if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
+            raise TypeError(
+                f"lrp.convert(): {type(part).__name__} is compiled, and its functions cannot be seen; "
+                "convert the model before it is compiled"
+            )
+        if isinstance(part, nn.DataParallel):
+            raise TypeError("lrp.convert(): torch.nn.DataParallel runs in threads; write DataParallel(convert(model))")
+    taken = _OWN & inspect.signature(type(model).forward).parameters.keys()
+    if taken and not isinstance(model, Explainable):
+        raise TypeError(f"lrp.convert(): the forward of {name} has arguments of lrp's names itself: {sorted(taken)}")
+    if "forward" in vars(model):
+        raise TypeError(f"lrp.convert(): forward was replaced on this {name} itself; convert the model before that")
+    lazy = [key for key, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise ValueError(f"lrp.convert(): {lazy[0]!r} is not initialised; call the model once before")
