@@ -104,10 +104,15 @@ def _divide_into(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def _overwritable(target: Tensor, other: Tensor) -> bool:
-    """Whether ``target`` can take the result: nobody differentiates, and vmap has not batched ``other`` alone."""
+    """Whether ``target`` can take the result: nobody differentiates, and it has room for each element of its own."""
     if torch.is_grad_enabled() or other.dtype != target.dtype or not broadcasts(other, target):
         return False
-    return not is_vmapped(other)
+    return not (is_vmapped(other) or _is_expanded(target))
+
+
+def _is_expanded(t: Tensor) -> bool:
+    """Whether elements of ``t`` share memory, as in the gradient of a sum."""
+    return any(stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape, strict=True))
 
 
 def is_vmapped(t: Tensor) -> bool:

@@ -73,11 +73,11 @@ class Composite(Rule):
         rows = [(selector, changes.pop(selector, rule)) for selector, rule in self.table]
         return Composite([*changes.items(), *rows], self.default if default is None else default)
 
-    def resolve(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Rule]:
+    def resolve(self, model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Rule]:
         """The rule of each layer and function of a model, by name, in the order of its forward.
 
         Args:
-            model: any model; a batch norm that merges with a layer is not listed.
+            model: any model, or a function of tensors; a batch norm that merges with a layer is not listed.
             args, kwargs: what the model takes; every floating tensor among them is taken for an explained input.
 
         >>> import torch
@@ -89,8 +89,10 @@ class Composite(Rule):
         def explained(t: Tensor) -> Tensor:
             return t.detach().requires_grad_() if t.is_floating_point() else t
 
-        chosen = assigned(model, substitute(args, explained), substitute(kwargs, explained), rule=self, module=model)
-        return {str(place): rule.decided if isinstance(rule, _IfLast) else rule for place, rule in chosen}
+        module = model if isinstance(model, nn.Module) else None
+        chosen = assigned(model, substitute(args, explained), substitute(kwargs, explained), rule=self, module=module)
+        rows = [(str(place), rule) for place, rule in chosen if place.family != "product"]
+        return {name: rule.decided if isinstance(rule, _IfLast) else rule for name, rule in rows}
 
     def rule_for(self, place: Place) -> Rule:
         if place.family == "product":

@@ -163,7 +163,7 @@ class Deconvnet(Composite):
 
 
 class ExcitationBackprop(Composite):
-    """z+ for every linear layer and convolution, whose bias is left out.
+    """z+ for every linear layer and convolution; the gradient for activations.
 
     Args:
         stabilizer: of all layers, default 1e-6.
@@ -171,11 +171,11 @@ class ExcitationBackprop(Composite):
     Source: Zhang et al. 2016 (arXiv 1608.00507), section 3.2.
 
     >>> ExcitationBackprop().table[0]
-    ('conv', ZPlus(bias='ignore'))
+    ('conv', ZPlus())
     """
 
     def __init__(self, stabilizer: float = 1e-6) -> None:
-        plus, norm = ZPlus(epsilon=stabilizer, bias="ignore"), Epsilon(stabilizer)
+        plus, norm = ZPlus(epsilon=stabilizer), Epsilon(stabilizer)
         super().__init__({"conv": plus, "linear": plus, "pool": norm, "sum": norm}, default=Gradient())
 
 

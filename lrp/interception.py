@@ -100,7 +100,12 @@ def explained(
 
 
 def assigned(
-    forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, rule: Rule, module: nn.Module
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    rule: Rule,
+    module: nn.Module | None,
 ) -> list[tuple[Place, Rule]]:
     """The rule of each place that ``forward(*args, **kwargs)`` comes to; see :func:`explained`."""
     assignment = Assignment(rule, None, module)

@@ -97,3 +97,27 @@ def gradient_times_input(model: nn.Module, x: Tensor) -> Tensor:
 def error(actual: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest value."""
     return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+class UNet(nn.Module):
+    """Down twice and up twice, with skips, transposed convolutions and group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList([self._block(3, 8), self._block(8, 16), self._block(16, 16)])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(16, 16, 2, stride=2), nn.ConvTranspose2d(8, 8, 4, 2, padding=1)])
+        self.join = nn.ModuleList([self._block(32, 8), self._block(16, 8)])
+        self.head = nn.Conv2d(8, 4, 1)
+
+    @staticmethod
+    def _block(inputs: int, outputs: int) -> nn.Sequential:
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), nn.GroupNorm(2, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.down[0](x)
+        second = self.down[1](nn.functional.max_pool2d(first, 2))
+        bottom = self.down[2](nn.functional.avg_pool2d(second, 2))
+        up = self.join[0](torch.cat([self.up[0](bottom), second], 1))
+        up = self.join[1](torch.cat([self.up[1](up), first], 1))
+        return self.head(up)

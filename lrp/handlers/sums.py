@@ -39,9 +39,9 @@ class SumRelevance:
         if type(self.rule) is Proportional or (type(self.rule) is Epsilon and self.rule.exponent == 1):
             s = divide(R, z, self.rule.epsilon)
             return a * s, b * s
-        terms = torch.stack([a.expand_as(z), b.expand_as(z)])
-        f = Fixed(input_shape=tuple(terms.shape), function=partial(torch.sum, dim=0))
-        return self.rule.redistribute(f, terms, terms.new_ones(()), None, z, R).unbind()
+        terms = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
+        f = Fixed(input_shape=tuple(terms.shape), function=partial(torch.sum, dim=-1))
+        return self.rule.redistribute(f, terms, terms.new_ones(()), None, z, R).unbind(-1)
 
 
 def total(streams: Streams, call: Call, p: float = 1.0, q: float = 1.0) -> Any:
