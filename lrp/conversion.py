@@ -25,7 +25,7 @@ class Converted(Explainable):
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: tuple[Any, ...] = super().__reduce_ex__(protocol)  # type: ignore[assignment]
         make, args, *state = reduced
-        args = tuple(type(self).__mro__[2] if arg is type(self) else arg for arg in args)
+        args = tuple(type(self).__bases__[1] if arg is type(self) else arg for arg in args)
         return _revive, (make, args), *state
 
 
@@ -70,7 +70,7 @@ def convert(model: nn.Module | Callable[..., Any]) -> Any:
     is_function = callable(model) and not isinstance(model, (nn.Module, type))
     module: Any = FunctionModel(model) if is_function else model
     _check(module)
-    converted = twin(module, type(module) if isinstance(module, Explainable) else _explainable(type(module)))
+    converted = twin(module, type(module) if isinstance(module, Explainable) else _explainable(type(module)))  # type: ignore[arg-type]
     twin_children(converted, {module: converted}, {})
     return converted
 
@@ -101,7 +101,7 @@ def convert_vgg(model: nn.Module) -> Sequential:
 
 
 @cache
-def _explainable(cls: Any) -> type[nn.Module]:
+def _explainable(cls: type[nn.Module]) -> type[nn.Module]:
     """The subclass of a model's class whose forward can be explained, of the same name."""
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return type(cls.__name__, (Converted, cls), names)
@@ -110,7 +110,7 @@ def _explainable(cls: Any) -> type[nn.Module]:
 def _revive(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
     """What unpickling makes of an explainable model, before it sets its state."""
     module = make(*args)
-    module.__class__ = _explainable(type(module))
+    module.__class__ = _explainable(type(module))  # type: ignore[arg-type]
     return module
 
 
