@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from mnist_network import (
     Digits,
@@ -27,6 +26,7 @@ from mnist_network import (
     load_network,
     mnist_dir,
     number_up_to,
+    picture_path,
 )
 from train_mnist import train
 
@@ -114,21 +114,11 @@ def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Optio
     add("--data", nargs="?", type=Path, const=folder, metavar="DIR", help=f"explain digits of MNIST in DIR ({folder})")
     add("--train", action="store_true", help="train the network anew on the digits in --data")
     add("--device", type=available_device, default="cpu", help="cpu, cuda, ... (%(default)s)")
-    add("--output", type=_picture, default="explain_mnist.png", metavar="PATH", help="the picture (%(default)s)")
+    add("--output", type=picture_path, default="explain_mnist.png", metavar="PATH", help="the picture (%(default)s)")
     options = parser.parse_args(arguments)
     if options.train and options.data is None:
         parser.error("argument --train: needs --data DIR, the folder for the digits to train on")
     return options, parser
-
-
-def _picture(text: str) -> Path:
-    """The type of `--output`: a file that matplotlib can write, in a folder that is there."""
-    path, formats = Path(text), FigureCanvasBase.get_supported_filetypes()
-    if path.suffix[1:].lower() not in formats:
-        raise argparse.ArgumentTypeError(f"'{text}' must end in .{', .'.join(sorted(formats))}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"'{text}' is in a folder that does not exist")
-    return path
 
 
 if __name__ == "__main__":

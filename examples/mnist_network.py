@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import torchvision
+from matplotlib.backend_bases import FigureCanvasBase
 
 import lrp
 
@@ -153,3 +154,13 @@ def available_device(name: str) -> torch.device:
 
 def _digits(pixels: torch.Tensor, labels: torch.Tensor) -> Digits:
     return Digits(pixels.unsqueeze(1).float() / 255, labels.long())
+
+
+def picture_path(text: str) -> Path:
+    """The type of `--output`: a file that matplotlib can write, in a folder that is there."""
+    path, formats = Path(text), FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise argparse.ArgumentTypeError(f"'{text}' must end in .{', .'.join(sorted(formats))}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is in a folder that does not exist")
+    return path

@@ -11,7 +11,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def test_the_code_runs() -> None:
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
     assert names["x"].grad.shape == (5, 1, 28, 28)
@@ -21,3 +21,5 @@ def test_the_code_runs() -> None:
 def test_the_rules_table_lists_every_key() -> None:
     table = re.findall(r'`"([a-z0-9+]+)"`', README.split("## Rules")[1].split("All are in")[0])
     assert table == list(lrp.rules.KEYS)
+    composites = re.findall(r'`"([a-z0-9_]+)"`', README.split("| `lrp.composites.`")[1].split("* **Montavon")[0])
+    assert sorted(composites) == sorted(lrp.composites.KEYS.keys() - lrp.rules.KEYS.keys())

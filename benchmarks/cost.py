@@ -1,6 +1,6 @@
-"""Time and memory of explaining VGG16, as ratios to the plain gradient measured in the same run.
+"""Time and memory of explaining, as ratios to the plain gradient measured in the same run.
 
-    python benchmarks/vgg16.py
+    python benchmarks/cost.py --model resnet50 --rules epsilon epsilon_plus
 
 Time: forward and input gradient, weights frozen, the median of several rounds in which all candidates take turns.
 Memory: the peak of a process of its own, beyond that of one that only imports torch; the ratio is to a plain gradient
@@ -16,35 +16,39 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torchvision
-from torch import nn
-from zennit.composites import NameMapComposite
-from zennit.rules import AlphaBeta, Epsilon, Gamma, Pass, ZPlus
+from zennit.composites import EpsilonPlus, LayerMapComposite, layer_map_base
+from zennit.core import Composite
+from zennit.rules import AlphaBeta, Epsilon, Gamma, ZPlus
+from zennit.torchvision import ResNetCanonizer
+from zennit.types import Linear
 
 import lrp
 
-ZENNIT = {
-    "epsilon": lambda: Epsilon(0.1),
-    "zplus": ZPlus,
-    "gamma": lambda: Gamma(0.1),
-    "alpha2beta1": lambda: AlphaBeta(2, 1),
+ZENNIT: dict[str, Callable[..., Composite]] = {
+    "epsilon": lambda **settings: by_one_rule(Epsilon(0.1), **settings),
+    "zplus": lambda **settings: by_one_rule(ZPlus(), **settings),
+    "gamma": lambda **settings: by_one_rule(Gamma(0.1), **settings),
+    "alpha2beta1": lambda **settings: by_one_rule(AlphaBeta(2, 1), **settings),
+    "epsilon_plus": EpsilonPlus,
 }
-RULES = list(ZENNIT)
 
 
-def network() -> nn.Sequential:
-    """VGG16's stack of layers, flat, with random weights that are frozen."""
-    vgg = torchvision.models.vgg16().eval()
-    parts = [*vgg.features, vgg.avgpool, nn.Flatten(), *vgg.classifier]
-    return nn.Sequential(*parts).requires_grad_(False).eval()
+def by_one_rule(rule: Any, **settings: Any) -> Composite:
+    """zennit's composite with one rule for all linear layers and convolutions."""
+    return LayerMapComposite([*layer_map_base(), (Linear, rule)], **settings)
 
 
-def candidates(batch: int, size: int) -> dict[str, Callable[[], None]]:
+def candidates(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """What takes turns: the plain gradient, and each rule by lrp and by zennit."""
-    model, x = network(), torch.randn(batch, 3, size, size, requires_grad=True)
-    ours = lrp.Sequential.from_torch(model)
+    model = getattr(torchvision.models, options.model)().eval().requires_grad_(False)
+    x = torch.randn(options.batch, 3, options.size, options.size, requires_grad=True)
+    ours = (lrp.convert_vgg if options.model.startswith("vgg") else lrp.convert)(model)
+    canonizers = [ResNetCanonizer()] if isinstance(model, torchvision.models.ResNet) else []
 
     def gradient() -> None:
         x.grad = None
@@ -56,11 +60,7 @@ def candidates(batch: int, size: int) -> dict[str, Callable[[], None]]:
 
     def zennit(rule: str) -> None:
         x.grad = None
-        layers = [(name, m) for name, m in model.named_children()]
-        linear = [name for name, m in layers if isinstance(m, (nn.Conv2d, nn.Linear))]
-        passing = [name for name, m in layers if isinstance(m, nn.ReLU)]
-        composite = NameMapComposite([(linear, ZENNIT[rule]()), (passing, Pass())])
-        with composite.context(model) as hooked:
+        with ZENNIT[rule](canonizers=canonizers).context(model) as hooked:
             hooked(x)[:, 0].sum().backward()
 
     def trained() -> None:
@@ -69,18 +69,18 @@ def candidates(batch: int, size: int) -> dict[str, Callable[[], None]]:
 
     return {
         "gradient": gradient,
-        **{f"lrp {rule}": lambda rule=rule: explain(rule) for rule in RULES},
-        **{f"zennit {rule}": lambda rule=rule: zennit(rule) for rule in RULES},
+        **{f"lrp {rule}": partial(explain, rule) for rule in options.rules},
+        **{f"zennit {rule}": partial(zennit, rule) for rule in options.rules},
         "gradient, weights requiring grad": trained,
     }
 
 
-def times(batch: int, size: int, rounds: int) -> dict[str, float]:
+def times(options: argparse.Namespace) -> dict[str, float]:
     """Median seconds of each candidate but the last, after one round to warm up."""
-    runs = candidates(batch, size)
+    runs = candidates(options)
     runs.popitem()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):
+    for _ in range(options.rounds + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
@@ -88,16 +88,16 @@ def times(batch: int, size: int, rounds: int) -> dict[str, float]:
     return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
 
 
-def peak(name: str, batch: int, size: int) -> float:
+def peak(name: str) -> float:
     """Peak memory in MiB of a process that runs one candidate three times; with no name, that does nothing."""
-    command = [sys.executable, __file__, "--batch", str(batch), "--size", str(size), "--peak", name]
+    command = [sys.executable, __file__, *sys.argv[1:], "--peak", name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def run_for_peak(name: str, batch: int, size: int) -> None:
+def run_for_peak(options: argparse.Namespace) -> None:
     """In the process of its own: run the candidate, and print the peak."""
-    if name:
-        run = candidates(batch, size)[name]
+    if options.peak:
+        run = candidates(options)[options.peak]
         for _ in range(3):
             run()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -105,6 +105,8 @@ def run_for_peak(name: str, batch: int, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vgg16", help="a classifier of torchvision (%(default)s)")
+    parser.add_argument("--rules", nargs="+", choices=ZENNIT, default=["epsilon", "zplus", "gamma", "alpha2beta1"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--rounds", type=int, default=7)
@@ -113,17 +115,17 @@ def main() -> None:
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak is not None:
-        run_for_peak(options.peak, options.batch, options.size)
+        run_for_peak(options)
         return
     threads = torch.get_num_threads()
-    print(f"VGG16, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
+    print(f"{options.model}, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
     if not options.no_time:
-        report("seconds", times(options.batch, options.size, options.rounds), "gradient")
+        report("seconds", times(options), "gradient")
     if not options.no_memory:
         base = "gradient, weights requiring grad"
-        names = [base, "gradient", *(f"{library} {rule}" for rule in RULES for library in ("lrp", "zennit"))]
-        nothing = peak("", options.batch, options.size)
-        report("MiB", {name: peak(name, options.batch, options.size) - nothing for name in names}, base)
+        explanations = [f"{library} {rule}" for rule in options.rules for library in ("lrp", "zennit")]
+        nothing = peak("")
+        report("MiB", {name: peak(name) - nothing for name in (base, "gradient", *explanations)}, base)
 
 
 def report(unit: str, values: dict[str, float], base: str) -> None:
