@@ -27,7 +27,7 @@ from mnist_network import (
     save_digits,
     save_network,
 )
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 import lrp
 

@@ -1,6 +1,6 @@
 """lrp: explain PyTorch networks by layer-wise relevance propagation."""
 
-from . import composites, functional, rules, trace
+from . import composites, functional, patterns, plot, rules, trace
 from .composite import Composite
 from .conversion import convert, convert_vgg
 from .interception import RelevanceWarning
@@ -58,6 +58,8 @@ __all__ = [
     "convert",
     "convert_vgg",
     "functional",
+    "patterns",
+    "plot",
     "rules",
     "trace",
 ]

@@ -67,12 +67,12 @@ class Assignment:
             parameters: the layer's parameters, its weight first.
             first: whether the input is data that no linear layer has seen.
         """
-        place = self._place(family, function, parameters, first)
+        place = self.place(family, function, parameters, first)
         rule = self.rule.rule_for(place)
         _check_epsilon(rule, dtype)
         weight = parameters[0] if parameters else None
         if place.is_linear() and weight is not None:
-            index = self._index(place, weight)
+            index = self.index(place, weight)
             if rule.needs_pattern and self.pattern is not None:
                 rule = rule.with_pattern(_fitting(self.pattern, index, place.name, weight))
         elif rule.needs_pattern:
@@ -87,9 +87,10 @@ class Assignment:
             raise ValueError(f"pattern= has {len(self.pattern)} patterns for {len(names)} layers: {names}")
         self.rule.check(self.chosen, output)
 
-    def _place(
-        self, family: Family, function: Callable[..., Any], parameters: Sequence[Tensor | None], first: bool
+    def place(
+        self, family: Family, function: Callable[..., Any], parameters: Sequence[Tensor | None], first: bool = False
     ) -> Place:
+        """Where a rule is to be chosen for the call that comes next."""
         called = function.__name__.strip("_")
         owner = next((owner for p in parameters if p is not None and (owner := self._owner(p))), None)
         name, module = owner or (called, None)
@@ -103,7 +104,7 @@ class Assignment:
         owner: Owner | None = self._owners.get(id(t)) or self._derived.get(t)  # type: ignore[no-untyped-call]
         return owner
 
-    def _index(self, place: Place, weight: Tensor) -> int:
+    def index(self, place: Place, weight: Tensor) -> int:
         """The number of the layer in the order of the forward, where a layer that is called again keeps its own."""
         key = id(weight) if place.module is None else place.name
         return self._order.setdefault(key, (len(self._order), place.name))[0]

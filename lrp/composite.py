@@ -159,6 +159,9 @@ class _IfLast(Rule):
     def with_pattern(self, pattern: Tensor) -> Rule:
         return _IfLast(self.last.with_pattern(pattern), self.otherwise.with_pattern(pattern))
 
+    def scaled(self, f: LinearMap, scale: Tensor) -> Rule:
+        return _IfLast(self.last.scaled(f, scale), self.otherwise.scaled(f, scale))
+
 
 def _selects(selector: Selector, place: Place) -> bool:
     if isinstance(selector, type):

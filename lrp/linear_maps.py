@@ -7,9 +7,10 @@ serves every layer, and one definition of a map serves every rule.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -115,6 +116,33 @@ class Linear(LinearMap):
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         return w * scale[:, None]
 
+    def centre(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1]).mean(0, keepdim=True)
+
+    def shifted(self, x: Tensor, centre: Tensor) -> tuple[Linear, Tensor]:
+        return self, x - centre
+
+    def output_sums(self, t: Tensor) -> Tensor:
+        return t.reshape(-1, t.shape[-1]).sum(0, dtype=torch.float64)
+
+    def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1]).sum(0, keepdim=True, dtype=torch.float64)
+
+    def for_all_outputs(self, t: Tensor) -> Tensor:
+        return t
+
+    def neuron_sums(self, t: Tensor) -> Tensor:
+        return t.sum(1)
+
+    def of_samples(self, number: int) -> Linear:
+        return self
+
+    def rows(self, w: Tensor) -> Tensor:
+        return w.unsqueeze(0)
+
+    def patches(self, x: Tensor) -> Tensor:
+        return x.reshape(1, -1, x.shape[-1])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(LinearMap):
@@ -162,6 +190,70 @@ class Convolution(LinearMap):
             return w * scale.view(-1, 1, *kernel)
         grouped = w.view(self.groups, -1, *w.shape[1:]) * scale.view(self.groups, 1, -1, *kernel)
         return grouped.view(w.shape)
+
+    def centre(self, x: Tensor) -> Tensor:
+        """The mean of each input channel, in the shape of the weight of one output channel.
+
+        Zero where the map is transposed: the places where an output finds no input cannot be shifted.
+        """
+        ones = [1 for _ in self.stride]
+        if self.transposed:
+            return x.new_zeros(x.shape[1], 1, *ones)
+        return x.transpose(0, 1).flatten(1).mean(1).view(self.groups, -1, *ones)
+
+    def of_samples(self, number: int) -> Convolution:
+        """The same map for a batch of another size."""
+        return replace(self, input_shape=(number, *self.input_shape[1:]))
+
+    def shifted(self, x: Tensor, centre: Tensor) -> tuple[Convolution, Tensor]:
+        """``x - centre``, the zeros that pad it included, and the same map without its padding."""
+        if self.transposed:
+            return self, x
+        far = self.extra_padding or [0 for _ in self.stride]
+        sides = [side for n, more in zip(self.padding, far, strict=True) for side in (n + more, n)]
+        x = F.pad(x, sides[::-1]) - centre.reshape(1, -1, *(1 for _ in self.stride))
+        none = tuple(0 for _ in self.stride)
+        return replace(self, padding=none, extra_padding=(), input_shape=tuple(x.shape)), x
+
+    def output_sums(self, t: Tensor) -> Tensor:
+        """The sum over all that belongs to an output channel."""
+        return t.sum([d for d in range(t.dim()) if d != 1], dtype=torch.float64)
+
+    def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
+        """The sum of the inputs that each weight of one output channel meets."""
+        rows = (self.weight_shape[0], 1) if self.transposed else (self.groups, self.weight_shape[1])
+        f = replace(self, weight_shape=(*rows, *self.weight_shape[2:]))
+        return f.weight_pullback(x, z.new_ones(len(z), self.groups, *z.shape[2:]))
+
+    def for_all_outputs(self, t: Tensor) -> Tensor:
+        """What is the same for all output channels of a group, so that it broadcasts to the weight."""
+        if self.transposed or self.groups == 1:
+            return t
+        return t.repeat_interleave(self.weight_shape[0] // self.groups, dim=0)
+
+    def neuron_sums(self, t: Tensor) -> Tensor:
+        """The sum over the weights of each output channel."""
+        if not self.transposed:
+            return t.flatten(1).sum(1)
+        return t.view(self.groups, -1, *t.shape[1:]).flatten(3).sum((1, 3)).flatten()
+
+    def rows(self, w: Tensor) -> Tensor:
+        """The weights of each output channel: (groups, outputs of a group, weights of an output)."""
+        if not self.transposed:
+            return w.reshape(self.groups, -1, w[0].numel())
+        by_group = w.view(self.groups, -1, *w.shape[1:]).transpose(1, 2)
+        return by_group.flatten(2)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """The inputs that each output position meets, one by one: (groups, positions, weights of an output)."""
+        inputs = self.weight_shape[0] // self.groups if self.transposed else self.weight_shape[1]
+        kernel = self.weight_shape[2:]
+        n = inputs * math.prod(kernel)
+        units = torch.eye(n, dtype=x.dtype, device=x.device)
+        w = units.view(n, inputs, *kernel)
+        w = (w.transpose(0, 1) if self.transposed else w).repeat(self.groups, 1, *(1 for _ in kernel))
+        met = self.forward(x, w).transpose(0, 1)
+        return met.reshape(self.groups, n, -1).transpose(1, 2)
 
     def _pad(self, x: Tensor) -> Tensor:
         if not any(self.extra_padding):

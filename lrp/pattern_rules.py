@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from .linear_maps import LinearMap
@@ -17,6 +18,8 @@ class PatternNet(Rule):
     Args:
         pattern: a tensor of the shape of the layer's weight. None (default) takes it from ``pattern=`` of the
             forward.
+        normalize: whether to divide what a layer passes on by its largest absolute value in each sample, as TorchLRP
+            and iNNvestigate do. Default False.
 
     Source: Kindermans et al. 2017 (arXiv 1705.05598), section 4.
 
@@ -25,9 +28,10 @@ class PatternNet(Rule):
     """
 
     pattern: Tensor | None = None
+    normalize: bool = field(default=False, kw_only=True)
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return f.pullback(R, self._fitting(w))
+        return self._passed(f.pullback(R, self._fitting(w)))
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -42,8 +46,21 @@ class PatternNet(Rule):
     def with_pattern(self, pattern: Tensor) -> PatternNet:
         return replace(self, pattern=pattern)
 
+    def scaled(self, f: LinearMap, scale: Tensor) -> PatternNet:
+        if self.pattern is None:
+            return self
+        # y' = scale * y: the signal is a y = (a / scale) y'
+        inverse = torch.where(scale == 0, 0.0, 1 / scale)
+        return self.with_pattern(f.scale_channels(self.pattern.to(scale), inverse))
+
     def companion(self, family: Family) -> Rule:
         return self if family in ("linear", "conv") else Gradient()
+
+    def _passed(self, R: Tensor) -> Tensor:
+        if not self.normalize:
+            return R
+        largest = R.abs().amax(tuple(range(1, R.dim())), keepdim=True) if R.dim() > 1 else R.abs().max()
+        return R / largest.masked_fill(largest == 0, 1.0)
 
     def _fitting(self, w: Tensor) -> Tensor:
         if self.pattern is None:
@@ -60,7 +77,7 @@ class PatternAttribution(PatternNet):
     """``(A * w)^T R``: the share of the output that each input's signal brings; activations pass their gradient.
 
     Args:
-        pattern: as for :class:`PatternNet`.
+        pattern, normalize: as for :class:`PatternNet`.
 
     Source: Kindermans et al. 2017 (arXiv 1705.05598), section 4.
 
@@ -69,4 +86,4 @@ class PatternAttribution(PatternNet):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return f.pullback(R, self._fitting(w) * w)
+        return self._passed(f.pullback(R, self._fitting(w) * w))

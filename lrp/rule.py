@@ -99,6 +99,10 @@ class Rule:
         """The same rule with the pattern that it needs."""
         return self
 
+    def scaled(self, f: LinearMap, scale: Tensor) -> Rule:
+        """The rule of the layer ``f`` merged with a batch norm, which multiplies each output channel by ``scale``."""
+        return self
+
     def rule_for(self, place: Place) -> Rule:
         """The rule that the function at ``place`` gets, where this is the rule of a whole model."""
         return self.companion(place.family)

@@ -37,9 +37,10 @@ ORDER = [
     {"interception"},
     {"composite"},
     {"composites"},
-    {"functional", "layers"},
-    {"sequential"},
-    {"conversion"},
+    {"functional", "layers", "moments", "observation"},
+    {"sequential", "batches", "collectives"},
+    {"conversion", "pattern_quality"},
+    {"patterns", "plot"},
     {"__init__"},
 ]
 

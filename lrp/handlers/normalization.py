@@ -22,7 +22,7 @@ Parameters = Sequence[Tensor | None]
 
 def batch_norm(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.batch_norm`` in eval mode: ``z = x * scale + shift``, channel by channel."""
-    x, mean, var, weight, bias, training, eps = _batch_norm_arguments(*call.args, **call.kwargs)
+    x, mean, var, weight, bias, training, eps = batch_norm_arguments(*call.args, **call.kwargs)
     if not streams.is_live(x):
         return NotImplemented
     if training or mean is None or var is None:
@@ -34,7 +34,8 @@ def batch_norm(streams: Streams, call: Call) -> Any:
     if before is not None and before.f.has_channels(z):
         b = shift if before.b is None else before.b * scale + shift
         w = before.f.scale_channels(before.w, scale)
-        return streams.relay_layer(call, before._replace(w=w, b=b), z, data=False)
+        layer = before._replace(w=w, b=b, rule=before.rule.scaled(before.f, scale))
+        return streams.relay_layer(call, layer, z, data=False)
     channels = _channels(x)
     f = Elementwise(input_shape=tuple(x.shape))
     return _relay(streams, call, x, f, (scale.view(channels), shift.view(channels)), (weight, bias, mean))
@@ -114,10 +115,11 @@ def _affine(
 # The arguments in torch's order, to be bound by Python itself.
 
 
-def _batch_norm_arguments(
+def batch_norm_arguments(
     input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
     bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> tuple[Any, ...]:  # fmt: skip
+    """Input, statistics, weight, bias, whether it is training, and eps."""
     return input, running_mean, running_var, weight, bias, training, eps
 
 
