@@ -32,7 +32,22 @@ from train_mnist import train
 
 import lrp
 
-RULES = ("gradient", "epsilon", "gamma", "gamma+epsilon", "alpha1beta0", "alpha2beta1", "zplus", "wsquare", "flat")
+# A column's rule, and the kind of patterns that it needs. Those of the kind "positive" tell when a neuron fires.
+COLUMNS: dict[str, tuple[str, lrp.patterns.Kind | None]] = {
+    "gradient": ("gradient", None),
+    "epsilon": ("epsilon", None),
+    "gamma": ("gamma", None),
+    "gamma+epsilon": ("gamma+epsilon", None),
+    "alpha1beta0": ("alpha1beta0", None),
+    "alpha2beta1": ("alpha2beta1", None),
+    "zplus": ("zplus", None),
+    "wsquare": ("wsquare", None),
+    "flat": ("flat", None),
+    "patternnet": ("patternnet", "linear"),
+    "patternnet+": ("patternnet", "positive"),
+    "patternattribution": ("patternattribution", "linear"),
+    "patternattribution+": ("patternattribution", "positive"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model, digits = _model_and_digits(options)
     except OSError as error:
         parser.error(str(error))
-    figure = explain_digits(model, digits, options.rules)
+    figure = explain_digits(model, digits, options.rules, fit(model, options.rules, options.device))
     try:
         figure.savefig(options.output)
     except OSError as error:
@@ -50,19 +65,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(options.output.resolve())
 
 
-def explain_digits(model: lrp.Sequential, digits: Digits, rules: Sequence[str]) -> Figure:
+def fit(model: lrp.Sequential, columns: Sequence[str], device: torch.device) -> dict[str, list[torch.Tensor]]:
+    """The patterns that the columns need, by their kind, of the digits that ship with the repository."""
+    kinds = {kind for _, kind in map(COLUMNS.__getitem__, columns) if kind is not None}
+    statistics = lrp.patterns.PatternStatistics(model, kinds)
+    for images in load_digits().images.chunk(5) if kinds else ():
+        statistics.update(images.to(device))
+    return {kind: statistics.patterns(kind) for kind in kinds}
+
+
+def explain_digits(
+    model: lrp.Sequential, digits: Digits, columns: Sequence[str], patterns: Mapping[str, list[torch.Tensor]]
+) -> Figure:
     """Prints what the network makes of each digit, and draws why."""
     probabilities, predictions = model(digits.images).softmax(1).max(1)
     for label, prediction, probability in zip(digits.labels, predictions, probabilities, strict=True):
         print(f"label {label}   predicted {prediction}   probability {probability:.2%}")
-    maps = {rule: explain(model, digits.images, rule).squeeze(1).cpu() for rule in rules}
+    maps = {}
+    for column in columns:
+        rule, kind = COLUMNS[column]
+        maps[column] = explain(model, digits.images, rule, patterns[kind] if kind else None).squeeze(1).cpu()
     return draw(digits.images.squeeze(1).cpu(), predictions.tolist(), maps)
 
 
-def explain(model: lrp.Sequential, images: torch.Tensor, rule: str) -> torch.Tensor:
+def explain(
+    model: lrp.Sequential, images: torch.Tensor, rule: str, pattern: list[torch.Tensor] | None = None
+) -> torch.Tensor:
     """The relevance of each pixel for the class that the network predicts."""
     x = images.clone().requires_grad_()
-    y = model(x, explain=True, rule=rule)
+    y = model(x, explain=True, rule=rule, pattern=pattern)
     y[torch.arange(len(x)), y.argmax(1)].sum().backward()
     assert x.grad is not None
     return x.grad
@@ -77,7 +108,7 @@ def draw(images: torch.Tensor, predictions: Sequence[int], maps: Mapping[str, to
     figure = Figure(figsize=(1.15 * columns, 1.1 * rows + 0.5), dpi=100, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, title in zip(axes[0], ["input", *maps], strict=True):
-        axis.set_title(title, fontsize="small")
+        axis.set_title(title.replace("pattern", "pattern\n"), fontsize="small")
     for axis, prediction in zip(axes[:, 0], predictions, strict=True):
         axis.set_ylabel(f"predicted {prediction}")
     _draw_column(axes[:, 0], images, "gray_r", (0, 1))
@@ -108,7 +139,8 @@ def _model_and_digits(options: argparse.Namespace) -> tuple[lrp.Sequential, Digi
 def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Options]:
     parser = Options(description="Explains handwritten digits with every rule, as one picture.")
     add = parser.add_argument
-    add("--rules", nargs="+", choices=RULES, default=RULES, metavar="KEY", help=f"of {', '.join(RULES)} (all)")
+    columns = ", ".join(COLUMNS)
+    add("--rules", nargs="+", choices=COLUMNS, default=list(COLUMNS), metavar="KEY", help=f"of {columns} (all)")
     add("--digits", type=number_up_to(100), default=6, metavar="N", help="how many digits (%(default)s)")
     folder = mnist_dir()
     add("--data", nargs="?", type=Path, const=folder, metavar="DIR", help=f"explain digits of MNIST in DIR ({folder})")

@@ -18,11 +18,15 @@ from imagenet import LITE, Network, Photograph, explainable, imagenet_dir, load_
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mnist_network import Options, available_device, number_up_to, picture_path
+from safetensors import SafetensorError
 from torch import Tensor
 
 import lrp
 
+Patterns = list[Tensor] | dict[str, Tensor]
+
 BOX = "epsilon_gamma_box"
+PATTERN_RULES = ("patternnet", "patternattribution")
 DEFAULT_RULES = ("gradient", "epsilon", "epsilon_alpha2_beta1", "epsilon_plus", "epsilon_plus_flat", BOX)
 RULES = (
     *DEFAULT_RULES,
@@ -37,9 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         network = load_network(options.model, options.weights)
         chosen = photographs(options.images, options.count)
+        model = explainable(network.model.to(options.device))
+        patterns = load_patterns(options.patterns, model) if options.patterns else None
     except OSError as error:
         parser.error(str(error))
-    figure = explain_photographs(network, chosen, options.rules, options.device)
+    rules = [*options.rules, *(PATTERN_RULES if patterns else ())]
+    figure = explain_photographs(network, model, chosen, rules, patterns, options.device)
     try:
         figure.savefig(options.output)
     except OSError as error:
@@ -48,17 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def explain_photographs(
-    network: Network, chosen: Sequence[Photograph], rules: Sequence[str], device: torch.device
-) -> Figure:
-    """Prints what the network makes of each photograph, and draws why."""
+    network: Network, model: torch.nn.Module, chosen: Sequence[Photograph], rules: Sequence[str],
+    patterns: Patterns | None, device: torch.device,
+) -> Figure:  # fmt: skip
+    """Prints what the network, whose explainable twin is given, makes of each photograph, and draws why."""
     images = [network.transforms(photograph.image)[None].to(device) for photograph in chosen]
-    model = explainable(network.model.to(device))
     outputs = [checked_output(network.model, model, image) for image in images]
     for photograph, output in zip(chosen, outputs, strict=True):
         print(f"{photograph.name}: {top(network.classes, output)}")
     predicted = [network.classes[int(output.argmax())] for output in outputs]
-    maps = {key: [explain(model, image, rule_for(key, network)) for image in images] for key in rules}
+    maps = {key: [explain(model, image, rule_for(key, network), patterns) for image in images] for key in rules}
     return draw([network.pixels(image[0]) for image in images], predicted, maps)
+
+
+def load_patterns(file: Path, model: torch.nn.Module) -> Patterns:
+    """The patterns in a file; an OSError with one line if they are none, or of another model."""
+    try:
+        patterns = lrp.patterns.load(file, model)
+    except (OSError, ValueError, SafetensorError) as error:
+        problem = f"argument --patterns: '{file}' cannot be used ({error})"
+        raise OSError(f"{problem}; name a file that lrp.patterns.save has written for this model") from error
+    return patterns
 
 
 def checked_output(original: torch.nn.Module, model: torch.nn.Module, image: Tensor) -> Tensor:
@@ -87,10 +104,10 @@ def rule_for(key: str, network: Network) -> str | lrp.Rule:
     return lrp.composites.EpsilonGammaBox(low=low, high=high)
 
 
-def explain(model: torch.nn.Module, image: Tensor, rule: str | lrp.Rule) -> Tensor:
+def explain(model: torch.nn.Module, image: Tensor, rule: str | lrp.Rule, patterns: Patterns | None = None) -> Tensor:
     """The relevance of each pixel of one image for the predicted class, in the unit of its output."""
     x = image.clone().requires_grad_()
-    highest = model(x, explain=True, rule=rule).max(1).values
+    highest = model(x, explain=True, rule=rule, pattern=patterns).max(1).values
     (relevance,) = torch.autograd.grad(highest, x, highest.detach())
     return relevance[0].sum(0).cpu()
 
@@ -131,6 +148,8 @@ def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Optio
     add("--count", type=number_up_to(100), default=4, metavar="N", help="how many photographs (%(default)s)")
     keys = f"of {', '.join(RULES)} (the first {len(DEFAULT_RULES)})"
     add("--rules", nargs="+", choices=RULES, default=DEFAULT_RULES, metavar="KEY", help=keys)
+    help_on_patterns = f"adds {' and '.join(PATTERN_RULES)}, with patterns that lrp.patterns.save has written"
+    add("--patterns", type=Path, metavar="FILE", help=help_on_patterns)
     add("--device", type=available_device, default="cpu", help="cpu, cuda, ... (%(default)s)")
     add("--output", type=picture_path, default="explain_vgg.png", metavar="PATH", help="the picture (%(default)s)")
     return parser.parse_args(arguments), parser

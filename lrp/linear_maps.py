@@ -123,7 +123,7 @@ class Linear(LinearMap):
         return self, x - centre
 
     def output_sums(self, t: Tensor) -> Tensor:
-        return t.reshape(-1, t.shape[-1]).sum(0, dtype=torch.float64)
+        return t.reshape(-1, t.shape[-1]).sum(0, dtype=torch.float64 if t.is_floating_point() else None).double()
 
     def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-1]).sum(0, keepdim=True, dtype=torch.float64)
@@ -217,7 +217,8 @@ class Convolution(LinearMap):
 
     def output_sums(self, t: Tensor) -> Tensor:
         """The sum over all that belongs to an output channel."""
-        return t.sum([d for d in range(t.dim()) if d != 1], dtype=torch.float64)
+        others = [d for d in range(t.dim()) if d != 1]
+        return t.sum(others, dtype=torch.float64 if t.is_floating_point() else None).double()
 
     def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
         """The sum of the inputs that each weight of one output channel meets."""

@@ -45,7 +45,8 @@ class Moments:
     @classmethod
     def centred(cls, f: Linear | Convolution, w: Tensor, kinds: Set[Kind], x: Tensor, z: Tensor) -> Moments:
         """No samples yet, with the centre that the first ones shall have."""
-        y_centre = f.output_sums(z) / f.output_sums(torch.ones_like(z))
+        y_centre = f.output_sums(z)
+        y_centre /= z.numel() // len(y_centre)
         return cls(f, w, kinds, *(c.to(z.dtype).double() for c in (f.centre(x), y_centre)))
 
     def like(self) -> Moments:
@@ -138,12 +139,13 @@ class Moments:
     def _sums(self, f: Linear | Convolution, x: Tensor, z: Tensor, fired: Tensor, rows: slice = slice(None)) -> Sums:
         f, x = f.shifted(x, self.x_centre.to(x.dtype))
         y, mask = z - f.per_output(self.y_centre[rows].to(z.dtype)), fired.to(z.dtype)
-        sums = {"n": f.output_sums(torch.ones_like(y)), "y": f.output_sums(y)}
+        of_y = f.output_sums(y)
+        sums = {"n": torch.full_like(of_y, y.numel() // len(of_y)), "y": of_y}
         if self.kinds & {"linear", "negative"}:
             sums |= {"x": f.input_sums(x, z), "xy": f.weight_pullback(x, y)}
         if self.kinds & {"positive", "negative"}:
             fired_y = y * mask
-            sums |= {"n+": f.output_sums(mask), "y+": f.output_sums(fired_y)}
+            sums |= {"n+": f.output_sums(fired), "y+": f.output_sums(fired_y)}
             sums |= {"x+": f.weight_pullback(x, mask), "xy+": f.weight_pullback(x, fired_y)}
         return sums
 

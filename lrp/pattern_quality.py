@@ -132,14 +132,14 @@ def _quality(fitted: Tensor, measured: Tensor, w: Tensor, a: Tensor) -> Tensor:
     """
     a = a / (w * a).sum(1, keepdim=True)
     values, vectors = torch.linalg.eigh(fitted)
-    inverse = torch.where(values > 1e-10 * values.max(), 1 / values, 0.0)
-    along = a @ vectors
-    told = (along * inverse) @ vectors.T
-    u = w - told / (told * a).sum(1, keepdim=True)
+    along, seen = a @ vectors, values > 1e-10 * values.max()
+    told = (along * torch.where(seen, 1 / values, 0.0)) @ vectors.T
+    unseen = (along * ~seen) @ vectors.T  # what never varied is the readout's to use
+    free = unseen.norm(dim=1, keepdim=True) > 1e-6 * a.norm(dim=1, keepdim=True)
+    change = torch.where(free, unseen, told)
+    u = w - change / (change * a).sum(1, keepdim=True)
     variance, signal = ((t @ measured * t).sum(1) for t in (u, w))
     correlation = (u @ measured * w).sum(1) / (variance * signal).sqrt()
-    correlation = torch.where(variance > 1e-20 * signal, correlation, 0.0)
-    # what a has where the inputs never vary tells nothing from signal: the readout can be w itself
-    outside = (along * (inverse == 0)).norm(dim=1) > 1e-6 * along.norm(dim=1)
-    correlation = torch.where(outside | ~a.isfinite().all(1), 1.0, correlation)
+    correlation = torch.where(variance > 1e-20 * signal, correlation.clamp(min=0), 0.0)
+    correlation = torch.where(a.isfinite().all(1), correlation, 1.0)  # a pattern of no signal leaves it all
     return torch.where(signal > 0, 1 - correlation, torch.nan)

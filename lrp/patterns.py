@@ -29,7 +29,7 @@ from .moments import Kind, Moments
 from .observation import Observation, Observed, evaluating
 from .pattern_quality import quality
 
-__all__ = ["PatternStatistics", "fit_patternnet", "fit_patternnet_positive", "load", "quality", "save"]
+__all__ = ["Kind", "PatternStatistics", "fit_patternnet", "fit_patternnet_positive", "load", "quality", "save"]
 
 Path = str | PathLike[str]
 Shapes = Mapping[str, tuple[int, ...]]

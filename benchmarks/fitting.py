@@ -1,0 +1,100 @@
+"""Time and memory of fitting patterns of VGG16, as ratios to a plain forward measured in the same run.
+
+    python benchmarks/fitting.py
+
+Time: of one batch, the median of several rounds in which all candidates take turns. Memory: the peak of a process of
+its own that takes two batches and makes the patterns, beyond that of one that only imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+
+import lrp
+
+KINDS = {"linear": ("linear",), "positive": ("positive",), "all kinds": ("linear", "positive", "negative")}
+
+
+def candidates(options: argparse.Namespace) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """What takes a batch, and what it does at the end."""
+    model = torchvision.models.vgg16().eval()
+    x = torch.randn(options.batch, 3, options.size, options.size)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(x)
+
+    def fitting(kinds: tuple[lrp.patterns.Kind, ...]) -> tuple[Callable[[], object], Callable[[], object]]:
+        fitted = lrp.patterns.PatternStatistics(model, kinds)
+        return lambda: fitted.update(x), lambda: [fitted.patterns(kind) for kind in kinds]
+
+    return {"forward": (forward, lambda: None), **{name: fitting(kinds) for name, kinds in KINDS.items()}}
+
+
+def times(options: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of a batch, after one round to warm up."""
+    runs = candidates(options)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(options.rounds + 1):
+        for name, (take_batch, _) in runs.items():
+            start = time.perf_counter()
+            take_batch()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+
+
+def peak(name: str) -> float:
+    """Peak memory in MiB of a process of its own; with no name, of one that does nothing."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--peak", name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def run_for_peak(options: argparse.Namespace) -> None:
+    """In the process of its own: two batches and the patterns, then the peak."""
+    if options.peak:
+        take_batch, finish = candidates(options)[options.peak]
+        take_batch()
+        take_batch()
+        finish()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=224, help="height and width of the images")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-time", action="store_true", help="measure memory alone")
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak is not None:
+        run_for_peak(options)
+        return
+    threads = torch.get_num_threads()
+    print(f"VGG16, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
+    if not options.no_time:
+        report("seconds", times(options))
+    if not options.no_memory:
+        nothing = peak("")
+        report("MiB", {name: peak(name) - nothing for name in ("forward", *KINDS)})
+
+
+def report(unit: str, values: dict[str, float]) -> None:
+    """A table of values and of their ratios to the forward."""
+    print(f"\n{'':12}{unit:>10}{'ratio':>8}")
+    for name, value in values.items():
+        print(f"{name:12}{value:10.2f}{value / values['forward']:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
