@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -123,10 +123,13 @@ class Linear(LinearMap):
         return self, x - centre
 
     def output_sums(self, t: Tensor) -> Tensor:
-        return t.reshape(-1, t.shape[-1]).sum(0, dtype=torch.float64 if t.is_floating_point() else None).double()
+        return t.reshape(-1, t.shape[-1]).sum(0, dtype=torch.float64)
 
     def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-1]).sum(0, keepdim=True, dtype=torch.float64)
+
+    def weight_pullbacks(self, x: Tensor, several: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self.weight_pullback(x, torch.cat([*several], dim=-1)).chunk(len(several))
 
     def for_all_outputs(self, t: Tensor) -> Tensor:
         return t
@@ -217,14 +220,20 @@ class Convolution(LinearMap):
 
     def output_sums(self, t: Tensor) -> Tensor:
         """The sum over all that belongs to an output channel."""
-        others = [d for d in range(t.dim()) if d != 1]
-        return t.sum(others, dtype=torch.float64 if t.is_floating_point() else None).double()
+        return t.flatten(2).sum(2).sum(0, dtype=torch.float64)
 
     def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
         """The sum of the inputs that each weight of one output channel meets."""
         rows = (self.weight_shape[0], 1) if self.transposed else (self.groups, self.weight_shape[1])
         f = replace(self, weight_shape=(*rows, *self.weight_shape[2:]))
         return f.weight_pullback(x, z.new_ones(len(z), self.groups, *z.shape[2:]))
+
+    def weight_pullbacks(self, x: Tensor, several: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The ``weight_pullback`` of several ``s``, in one pass where possible."""
+        if self.transposed or self.groups > 1:
+            return [self.weight_pullback(x, s) for s in several]
+        f = replace(self, weight_shape=(len(several) * self.weight_shape[0], *self.weight_shape[1:]))
+        return f.weight_pullback(x, torch.cat([*several], dim=1)).chunk(len(several))
 
     def for_all_outputs(self, t: Tensor) -> Tensor:
         """What is the same for all output channels of a group, so that it broadcasts to the weight."""

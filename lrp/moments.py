@@ -108,22 +108,30 @@ class Moments:
             sums = {key: t if key == "x" else t[rows] for key, t in self.sums.items()}
             for key, more in self._sums_of(self._waiting, rows).items() if self._waiting else ():
                 sums[key] = sums[key] + more if key in sums else more
-            pattern[rows] = self._estimate(kind, sums, self.w[rows].double()).to(pattern.dtype)
+            pattern[rows] = self._estimate(kind, sums, self.w[rows].double(), rows).to(pattern.dtype)
         return pattern
 
-    def _estimate(self, kind: Kind, sums: Sums, w: Tensor) -> Tensor:
+    def _estimate(self, kind: Kind, sums: Sums, w: Tensor, rows: slice) -> Tensor:
         """``a = s / (w^T s)``, where ``s`` is the covariance of x and y, or the two-component estimate of it."""
         scaled, n, mean_y = self.f.scale_channels, sums["n"], sums["y"] / sums["n"]
         if kind == "linear":
-            signal = scaled(sums["xy"], 1 / n) - scaled(self._all(sums["x"], w), mean_y / n)
+            terms = [scaled(sums["xy"], 1 / n), scaled(self._all(sums["x"], w), -mean_y / n)]
         else:
             n, of_y, of_x, of_xy = self._of_sign(kind, sums, w)
             share = torch.where(n > 0, 1 / n, 0.0)
             shift = torch.where(n > 0, of_y * share - mean_y, 0.0)
-            centre = scaled(self._all(self.x_centre, w), shift)
-            signal = scaled(of_xy, share) - scaled(of_x, mean_y * share) + centre
+            terms = [scaled(of_xy, share), scaled(of_x, -mean_y * share), scaled(self._all(self.x_centre, w), shift)]
+        signal = sum(terms[1:], terms[0])
         norm = self.f.neuron_sums(w * signal)
-        return scaled(signal, torch.where(norm == 0, 0.0, 1 / norm))
+        vanishes = norm.abs() <= self._rounding(terms, w, rows)
+        return scaled(signal, torch.where(vanishes, 0.0, 1 / norm))
+
+    def _rounding(self, terms: list[Tensor], w: Tensor, rows: slice) -> Tensor:
+        """How large a denominator can be by rounding alone: of its terms, and of what was centred."""
+        tolerance = 64 * torch.finfo(self.w.dtype).eps
+        magnitudes = self.f.neuron_sums(w.abs() * torch.stack([t.abs() for t in terms]).sum(0))
+        centres = self.f.neuron_sums((w * self._all(self.x_centre, w)).abs()) * self.y_centre[rows].abs()
+        return tolerance * magnitudes + tolerance**2 * centres
 
     def _of_sign(self, kind: Kind, sums: Sums, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Number, sum of y, of x and of x y, over the samples whose activation has the sign of the kind."""
@@ -140,14 +148,14 @@ class Moments:
         f, x = f.shifted(x, self.x_centre.to(x.dtype))
         y, mask = z - f.per_output(self.y_centre[rows].to(z.dtype)), fired.to(z.dtype)
         of_y = f.output_sums(y)
-        sums = {"n": torch.full_like(of_y, y.numel() // len(of_y)), "y": of_y}
+        sums, outputs = {"n": torch.full_like(of_y, y.numel() // len(of_y)), "y": of_y}, {}
         if self.kinds & {"linear", "negative"}:
-            sums |= {"x": f.input_sums(x, z), "xy": f.weight_pullback(x, y)}
+            sums["x"], outputs["xy"] = f.input_sums(x, z), y
         if self.kinds & {"positive", "negative"}:
-            fired_y = y * mask
-            sums |= {"n+": f.output_sums(fired), "y+": f.output_sums(fired_y)}
-            sums |= {"x+": f.weight_pullback(x, mask), "xy+": f.weight_pullback(x, fired_y)}
-        return sums
+            outputs |= {"x+": mask, "xy+": y * mask}
+            sums |= {"n+": f.output_sums(mask), "y+": f.output_sums(outputs["xy+"])}
+        pulled = f.weight_pullbacks(x, [*outputs.values()])
+        return sums | dict(zip(outputs, pulled, strict=True))
 
     def _sums_of(self, samples: list[tuple[Tensor, ...]], rows: slice) -> Sums:
         """The sums over the samples of a linear layer, for some of its outputs."""

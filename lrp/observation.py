@@ -67,12 +67,11 @@ class Observation(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         merges = self._merges(func, *args, **kwargs)
-        if not merges:
+        target = in_place_target(func, args, kwargs)
+        if target is not None or kwargs.get("out") is not None:
             self.settle()
         result = func(*args, **kwargs)
-        arguments = list(tensors_in((args, kwargs)))
-        live = any(map(self._depends_on_data, arguments))
-        target = in_place_target(func, args, kwargs)
+        live = any(map(self._depends_on_data, tensors_in((args, kwargs))))
         for t in tensors_in((result, target)):
             self._is_live[t] = live
         if merges and self._waiting is not None:
@@ -91,6 +90,7 @@ class Observation(TorchFunctionMode):
         layer = parse(call)
         if layer is None or not self._depends_on_data(layer.x) or self._depends_on_data(layer.w):
             return
+        self.settle()
         place = self._assignment.place(layer.family, call.function, (layer.w, layer.b))
         index = self._assignment.index(place, layer.w)
         name = self._names.setdefault(index, str(place) if place.module is None else place.name)

@@ -14,17 +14,21 @@ from .linear_maps import Convolution, Linear
 from .observation import Observation, Observed, evaluating
 
 LARGEST = 2**13  # weights of a neuron; the square of it is what covariances take
+PART = 2**25  # numbers
 
 
 class _Covariance:
     """The covariance of the inputs that the neurons of a layer meet, group by group, in float64."""
 
-    def __init__(self, groups: int, size: int, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.n = 0
-        self.sums = torch.zeros(groups, 1, size, dtype=torch.float64, device=device)
-        self.products = torch.zeros(groups, size, size, dtype=torch.float64, device=device)
 
     def add(self, met: Tensor) -> None:
+        if self.n == 0:
+            self.centre = met.mean(1, keepdim=True)
+            self.sums = torch.zeros_like(self.centre)
+            self.products = self.centre.new_zeros(len(met), met.shape[2], met.shape[2])
+        met = met - self.centre
         self.n += met.shape[1]
         self.sums += met.sum(1, keepdim=True)
         self.products.baddbmm_(met.transpose(1, 2), met)
@@ -39,20 +43,26 @@ class _Layer:
 
     def __init__(self, f: Linear | Convolution, w: Tensor) -> None:
         self.f, self.w, self.samples = f, w, 0
-        groups, _, size = f.rows(w).shape
-        self.halves = tuple(_Covariance(groups, size, w.device) for _ in range(2))
+        self.halves = _Covariance(), _Covariance()
 
     def add(self, f: Linear | Convolution, x: Tensor) -> None:
-        for sample in x:
-            one = f.of_samples(1)
-            self.halves[self.samples % 2].add(one.patches(sample.unsqueeze(0).double()))
-            self.samples += 1
+        for i, half in enumerate(self.halves):
+            chosen = x[(self.samples + i) % 2 :: 2].double()
+            for part in torch.split(chosen, _samples_at_a_time(f, self.w, x)) if len(chosen) else ():
+                half.add(f.of_samples(len(part)).patches(part))
+        self.samples += len(x)
 
     def quality(self, pattern: Tensor) -> float:
         fitted, measured = (half.value() for half in self.halves)
         w, a = (self.f.rows(t.to(self.w.device).double()) for t in (self.w, pattern))
         groups = [_quality(*group) for group in zip(fitted, measured, w, a, strict=True)]
         return torch.cat(groups).nanmean().item()
+
+
+def _samples_at_a_time(f: Linear | Convolution, w: Tensor, x: Tensor) -> int:
+    """As many as have a moderate number of inputs met: at most one position for each element of the input."""
+    met = x[0].numel() if isinstance(f, Linear) else x[0].numel() * f.rows(w).shape[2]
+    return max(1, PART // met)
 
 
 def quality(
