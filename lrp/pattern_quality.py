@@ -13,7 +13,7 @@ from .batches import inputs_in, on_device
 from .linear_maps import Convolution, Linear
 from .observation import Observation, Observed, evaluating
 
-LARGEST = 2**13  # weights of a neuron; the square of it is what covariances take
+LARGEST = 2**12  # weights of a neuron; the square of it is what covariances take
 PART = 2**25  # numbers
 
 
@@ -86,7 +86,7 @@ def quality(
 
     Returns:
         rho by layer name. A neuron whose output is constant does not count; a layer of such neurons has nan. Layers
-        whose neurons have more than 8192 weights are left out, with a warning.
+        whose neurons have more than 4096 weights are left out, with a warning.
 
     Raises:
         ValueError: if the patterns do not fit the model, and for fewer than two samples.

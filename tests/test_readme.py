@@ -3,15 +3,18 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import lrp
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_code_runs() -> None:
+def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, names)
     assert names["x"].grad.shape == (5, 1, 28, 28)
