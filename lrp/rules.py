@@ -94,7 +94,8 @@ class Gamma(Proportional):
     Args:
         gamma: 0 (the epsilon rule) or more; infinity would be zplus. Default 0.1.
         generalized: True takes the generalised rule for every sample, as zennit does. It differs only for outputs
-            ``z < 0`` that have relevance, such as a term of a residual sum. Default False.
+            ``z < 0`` that have relevance, as in a residual sum or a layer without activation: there the classical
+            denominator ``z + gamma z+`` crosses zero, and relevance can blow up. Default False.
         epsilon: stabiliser, default 1e-6.
         bias: as for all dividing rules, default ``"absorb"``.
 

@@ -111,6 +111,23 @@ def test_a_network_of_torchvision_explains_a_folder(
     assert names == ["a", "d", str(folder / "picture.svg")]
 
 
+def test_patterns_from_a_file_add_their_rules(
+    examples: SimpleNamespace, squeezenet: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = examples.imagenet.load_network("squeezenet1_1", squeezenet)
+    patterns = lrp.patterns.fit_patternnet_positive(network.model, [torch.randn(2, 3, 64, 64)])
+    file = tmp_path / "patterns.safetensors"
+    lrp.patterns.save(file, patterns)
+    drawn = {}
+    monkeypatch.setattr(
+        examples.explain_vgg, "draw", lambda _, __, maps: drawn.update(maps) or SimpleNamespace(savefig=print)
+    )
+    trained = ["--model", "squeezenet1_1", "--weights", str(squeezenet), "--patterns", str(file)]
+    examples.explain_vgg.main([*trained, "--images", str(folder), "--count", "1", "--rules", "epsilon"])
+    assert list(drawn) == ["epsilon", "patternnet", "patternattribution"]
+    assert not torch.equal(*(drawn[rule][0] for rule in ("patternnet", "patternattribution")))
+
+
 def test_config_ini_names_a_folder_of_photographs(
     examples: SimpleNamespace, squeezenet: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +223,9 @@ def test_a_map_has_a_colour_scale_around_zero_of_its_own(examples: SimpleNamespa
         (["--images", "{empty}"], ["--images", "empty", "has no pictures", ".jpg", "ImageNetDir"]),
         (["--images", "no/such"], ["--images", "'no/such'", "does not exist", ".jpg", "ImageNetDir"]),
         (["--images", "{text}"], ["--images", "names.txt", "cannot be read", "name a picture"]),
+        (["--patterns", "no.safetensors"], ["--patterns", "'no.safetensors'", "lrp.patterns.save"]),
+        (["--patterns", "{text}"], ["--patterns", "names.txt", "cannot be used", "lrp.patterns.save"]),
+        (["--patterns", "{patterns}"], ["--patterns", "layer '0'", "SqueezeNet", "lrp.patterns.save"]),
         (["--rules", "epsilom"], ["--rules", "'epsilom'", "epsilon_gamma_box"]),
         (["--output", "map.docx"], ["--output", "'map.docx'", ".png"]),
     ],
@@ -220,6 +240,8 @@ def test_a_wrong_option_is_one_line_that_says_what_to_do(
 ) -> None:
     (folder / "empty").mkdir()
     paths = {"squeezenet": squeezenet, "empty": folder / "empty", "text": folder / "names.txt"}
+    paths["patterns"] = folder / "patterns.safetensors"
+    lrp.patterns.save(paths["patterns"], [torch.ones(2, 2)])
     trained = ["--model", "squeezenet1_1", "--weights", str(squeezenet)] if arguments[0] != "--model" else []
     with pytest.raises(SystemExit) as stop:
         examples.explain_vgg.main([*trained, *(argument.format(**paths) for argument in arguments)])
