@@ -30,7 +30,7 @@ def pattern_quality(qualities: Mapping[str, Mapping[str, float]]) -> Figure:
     axis = figure.subplots()
     for kind, quality in qualities.items():
         axis.plot([layers.index(name) for name in quality], list(quality.values()), marker="o", label=kind)
-    axis.set(xlabel="layer", ylabel="quality rho", ylim=(0, 1), xticks=range(len(layers)), xticklabels=layers)
+    axis.set(xlabel="layer", ylabel="quality rho", ylim=(0, 1.05), xticks=range(len(layers)), xticklabels=layers)
     axis.tick_params(axis="x", rotation=90 if any(len(name) > 4 for name in layers) else 0)
-    axis.legend()
+    figure.legend(loc="outside right upper")
     return figure
