@@ -10,17 +10,13 @@ with weights that require grad.
 from __future__ import annotations
 
 import argparse
-import resource
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import torchvision
+from measure import medians, own_peak, peak, report
 from zennit.composites import EpsilonPlus, LayerMapComposite, layer_map_base
 from zennit.core import Composite
 from zennit.rules import AlphaBeta, Epsilon, Gamma, ZPlus
@@ -75,32 +71,13 @@ def candidates(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
     }
 
 
-def times(options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of each candidate but the last, after one round to warm up."""
-    runs = candidates(options)
-    runs.popitem()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
-
-
-def peak(name: str) -> float:
-    """Peak memory in MiB of a process that runs one candidate three times; with no name, that does nothing."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--peak", name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def run_for_peak(options: argparse.Namespace) -> None:
     """In the process of its own: run the candidate, and print the peak."""
     if options.peak:
         run = candidates(options)[options.peak]
         for _ in range(3):
             run()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(own_peak())
 
 
 def main() -> None:
@@ -120,19 +97,14 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{options.model}, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
     if not options.no_time:
-        report("seconds", times(options), "gradient")
+        runs = candidates(options)
+        runs.popitem()
+        report("seconds", medians(runs, options.rounds), "gradient")
     if not options.no_memory:
         base = "gradient, weights requiring grad"
         explanations = [f"{library} {rule}" for rule in options.rules for library in ("lrp", "zennit")]
         nothing = peak("")
         report("MiB", {name: peak(name) - nothing for name in (base, "gradient", *explanations)}, base)
-
-
-def report(unit: str, values: dict[str, float], base: str) -> None:
-    """A table of values and of their ratios to the base."""
-    print(f"\n{'':34}{unit:>10}{'ratio':>8}")
-    for name, value in values.items():
-        print(f"{name:34}{value:10.2f}{value / values[base]:8.2f}")
 
 
 if __name__ == "__main__":

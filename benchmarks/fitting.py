@@ -9,15 +9,11 @@ its own that takes two batches and makes the patterns, beyond that of one that o
 from __future__ import annotations
 
 import argparse
-import resource
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import torch
 import torchvision
+from measure import medians, own_peak, peak, report
 
 import lrp
 
@@ -40,24 +36,6 @@ def candidates(options: argparse.Namespace) -> dict[str, tuple[Callable[[], obje
     return {"forward": (forward, lambda: None), **{name: fitting(kinds) for name, kinds in KINDS.items()}}
 
 
-def times(options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of a batch, after one round to warm up."""
-    runs = candidates(options)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.rounds + 1):
-        for name, (take_batch, _) in runs.items():
-            start = time.perf_counter()
-            take_batch()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
-
-
-def peak(name: str) -> float:
-    """Peak memory in MiB of a process of its own; with no name, of one that does nothing."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--peak", name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
 def run_for_peak(options: argparse.Namespace) -> None:
     """In the process of its own: two batches and the patterns, then the peak."""
     if options.peak:
@@ -65,7 +43,7 @@ def run_for_peak(options: argparse.Namespace) -> None:
         take_batch()
         take_batch()
         finish()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(own_peak())
 
 
 def main() -> None:
@@ -83,17 +61,11 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"VGG16, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
     if not options.no_time:
-        report("seconds", times(options))
+        runs = {name: take_batch for name, (take_batch, _) in candidates(options).items()}
+        report("seconds", medians(runs, options.rounds), "forward")
     if not options.no_memory:
         nothing = peak("")
-        report("MiB", {name: peak(name) - nothing for name in ("forward", *KINDS)})
-
-
-def report(unit: str, values: dict[str, float]) -> None:
-    """A table of values and of their ratios to the forward."""
-    print(f"\n{'':12}{unit:>10}{'ratio':>8}")
-    for name, value in values.items():
-        print(f"{name:12}{value:10.2f}{value / values['forward']:8.2f}")
+        report("MiB", {name: peak(name) - nothing for name in ("forward", *KINDS)}, "forward")
 
 
 if __name__ == "__main__":

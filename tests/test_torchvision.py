@@ -10,6 +10,7 @@ from networks import UNet, error
 from torch import Tensor, nn
 
 import lrp
+from lrp.calls import tensors_in
 
 CLASSIFIERS = """
     vgg11 vgg11_bn alexnet resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 googlenet inception_v3
@@ -52,7 +53,9 @@ def score(output: Tensor | Mapping[str, Tensor]) -> Tensor:
 
 
 def relevance(model: nn.Module, x: Tensor, rule: lrp.Rule) -> tuple[Tensor, Tensor]:
-    y = score(model(x, explain=True, rule=rule, strict=True))
+    output = model(x, explain=True, rule=rule, strict=True)
+    assert all(map(torch.equal, tensors_in(output), tensors_in(model(x))))
+    y = score(output)
     return torch.autograd.grad(y, x, y.detach())[0], y.detach()
 
 
