@@ -11,6 +11,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -212,9 +214,7 @@ class Convolution(LinearMap):
         """``x - centre``, the zeros that pad it included, and the same map without its padding."""
         if self.transposed:
             return self, x
-        far = self.extra_padding or [0 for _ in self.stride]
-        sides = [side for n, more in zip(self.padding, far, strict=True) for side in (n + more, n)]
-        x = F.pad(x, sides[::-1]) - centre.reshape(1, -1, *(1 for _ in self.stride))
+        x = self._padded(x) - centre.reshape(1, -1, *(1 for _ in self.stride))
         none = tuple(0 for _ in self.stride)
         return replace(self, padding=none, extra_padding=(), input_shape=tuple(x.shape)), x
 
@@ -225,15 +225,33 @@ class Convolution(LinearMap):
     def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
         """The sum of the inputs that each weight of one output channel meets."""
         rows = (self.weight_shape[0], 1) if self.transposed else (self.groups, self.weight_shape[1])
-        f = replace(self, weight_shape=(*rows, *self.weight_shape[2:]))
-        return f.weight_pullback(x, z.new_ones(len(z), self.groups, *z.shape[2:]))
+        f = replace(self, weight_shape=(*rows, *self.weight_shape[2:])).of_samples(1)
+        return f.weight_pullback(x.sum(0, keepdim=True), z.new_ones(1, self.groups, *z.shape[2:]))
 
     def weight_pullbacks(self, x: Tensor, several: Sequence[Tensor]) -> Sequence[Tensor]:
         """The ``weight_pullback`` of several ``s``, in one pass where possible."""
         if self.transposed or self.groups > 1:
             return [self.weight_pullback(x, s) for s in several]
+        if x.device.type == "cpu" and set(self.stride) == {1} and min(self.weight_shape[:2]) >= 8:
+            return self._products(x, several).chunk(len(several))
         f = replace(self, weight_shape=(len(several) * self.weight_shape[0], *self.weight_shape[1:]))
         return f.weight_pullback(x, torch.cat([*several], dim=1)).chunk(len(several))
+
+    def _products(self, x: Tensor, several: Sequence[Tensor]) -> Tensor:
+        """The ``weight_pullback`` with stride 1 by matrix products: of many channels faster than torch's on a CPU.
+
+        In rows of one length, zeros after the outputs, an output and the input that a weight meets there are always
+        the same number of elements apart.
+        """
+        x = self._padded(x).transpose(0, 1).contiguous()
+        steps = [n * step for n, step in zip(self.dilation, x.stride()[2:], strict=True)]
+        places = [sum(map(mul, at, steps)) for at in product(*map(range, self.weight_shape[2:]))]
+        s = x.new_zeros(len(several) * self.weight_shape[0], *x.shape[1:])
+        for zeros, one in zip(s.chunk(len(several)), several, strict=True):
+            zeros[tuple(slice(n) for n in one.transpose(0, 1).shape)] = one.transpose(0, 1)
+        x, s = x.flatten(1), s.flatten(1)[:, : x[0].numel() - places[-1]]
+        w = torch.stack([s @ x[:, place : place + s.shape[1]].T for place in places], dim=-1)
+        return w.view(*w.shape[:2], *self.weight_shape[2:])
 
     def for_all_outputs(self, t: Tensor) -> Tensor:
         """What is the same for all output channels of a group, so that it broadcasts to the weight."""
@@ -264,6 +282,12 @@ class Convolution(LinearMap):
         w = (w.transpose(0, 1) if self.transposed else w).repeat(self.groups, 1, *(1 for _ in kernel))
         met = self.forward(x, w).transpose(0, 1)
         return met.reshape(self.groups, n, -1).transpose(1, 2)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """``x`` with the zeros on both sides of it."""
+        far = self.extra_padding or [0 for _ in self.stride]
+        sides = [side for n, more in zip(self.padding, far, strict=True) for side in (n + more, n)]
+        return F.pad(x, sides[::-1]) if any(sides) else x
 
     def _pad(self, x: Tensor) -> Tensor:
         if not any(self.extra_padding):

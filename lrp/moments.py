@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from .linear_maps import Convolution, Linear
-from .propagation import PART
 
 Kind = Literal["linear", "positive", "negative"]
 Sums = dict[str, Tensor]
 
 PER_NEURON = ("n", "y", "n+", "y+")
-_BLOCK = 2**22  # elements
+_BLOCK = 2**20  # elements of a weight that sums are made of at a time
+_PART = 2**23  # bytes of samples at a time: what is made of them fits in memory that is used again
 
 
 class Moments:
     """Sums over the samples of one layer: additive, in float64, of inputs and outputs less a fixed centre.
 
     The sums of ``x``, ``y``, ``x y`` and their number ``n``: over all samples, and (``+``) over those with a positive
-    activation. The samples of a linear layer wait as they are, as long as that takes less memory than their sums.
+    activation. The samples of a linear layer wait as they are, as long as they are small beside their sums.
 
     Args:
         f: the layer.
@@ -60,22 +60,24 @@ class Moments:
             samples = (t.reshape(-1, t.shape[-1]) for t in (x.clone(), z.clone(), fired))
             self._waiting.append(tuple(samples))
             return
-        size = max(1, PART // (max(x[0].numel(), z[0].numel()) * x.element_size()))
+        size = max(1, _PART // (max(x[0].numel(), z[0].numel()) * x.element_size()))
         for part in (slice(start, start + size) for start in range(0, len(x), size)):
-            self._take(self._sums(f.of_samples(len(x[part])), x[part], z[part], fired[part]))
+            shifted = f.of_samples(len(x[part])).shifted(x[part], self.x_centre.to(x.dtype))
+            self._take(self._sums(*shifted, z[part], fired[part]))
 
     def merge(self, other: Moments) -> None:
         """Take in all samples of another, of the same layer."""
         self._take(other.moved(self.x_centre, self.y_centre))
         self._waiting += other._waiting
-        if sum(part.nbytes for parts in self._waiting for part in parts) > 24 * self.w.numel():
+        if sum(part.nbytes for parts in self._waiting for part in parts) > 6 * self.w.numel():
             self.settle()
 
     def settle(self) -> None:
         """Sum up the samples that wait."""
-        waiting, self._waiting = self._waiting, []
-        for rows in self._blocks() if waiting else ():
-            self._take(self._sums_of(waiting, rows), rows)
+        for samples in self._shifted():
+            for rows in self._blocks():
+                self._take(self._sums_of(*samples, rows), rows)
+        self._waiting = []
 
     def moved(self, x_centre: Tensor, y_centre: Tensor) -> Sums:
         """The sums with another centre."""
@@ -106,8 +108,9 @@ class Moments:
         pattern = torch.empty_like(self.w)
         for rows in self._blocks():
             sums = {key: t if key == "x" else t[rows] for key, t in self.sums.items()}
-            for key, more in self._sums_of(self._waiting, rows).items() if self._waiting else ():
-                sums[key] = sums[key] + more if key in sums else more
+            for samples in self._shifted():
+                for key, more in self._sums_of(*samples, rows).items():
+                    sums[key] = sums[key] + more if key in sums else more
             pattern[rows] = self._estimate(kind, sums, self.w[rows].double(), rows).to(pattern.dtype)
         return pattern
 
@@ -145,7 +148,7 @@ class Moments:
         return n, y, x, xy
 
     def _sums(self, f: Linear | Convolution, x: Tensor, z: Tensor, fired: Tensor, rows: slice = slice(None)) -> Sums:
-        f, x = f.shifted(x, self.x_centre.to(x.dtype))
+        """The sums over some samples, from inputs that are centred."""
         y, mask = z - f.per_output(self.y_centre[rows].to(z.dtype)), fired.to(z.dtype)
         of_y = f.output_sums(y)
         sums, outputs = {"n": torch.full_like(of_y, y.numel() // len(of_y)), "y": of_y}, {}
@@ -157,10 +160,19 @@ class Moments:
         pulled = f.weight_pullbacks(x, [*outputs.values()])
         return sums | dict(zip(outputs, pulled, strict=True))
 
-    def _sums_of(self, samples: list[tuple[Tensor, ...]], rows: slice) -> Sums:
-        """The sums over the samples of a linear layer, for some of its outputs."""
-        x, z, fired = (torch.cat(parts) for parts in zip(*samples, strict=True))
-        return self._sums(self.f, x.double(), z[:, rows].double(), fired[:, rows], rows)
+    def _sums_of(self, x: Tensor, z: Tensor, fired: Tensor, rows: slice) -> Sums:
+        """The sums over samples of a linear layer, for some of its outputs."""
+        return self._sums(self.f, x, z[:, rows].double(), fired[:, rows], rows)
+
+    def _shifted(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The samples that wait, with centred inputs in float64, as many at a time as are good for the memory."""
+        together: list[tuple[Tensor, ...]] = []
+        for number, samples in enumerate(self._waiting, start=1):
+            together.append(samples)
+            if number == len(self._waiting) or sum(x.numel() for x, _, _ in together) > 4 * _BLOCK:
+                x, z, fired = (torch.cat(parts) for parts in zip(*together, strict=True))
+                yield self.f.shifted(x.double(), self.x_centre)[1], z, fired
+                together = []
 
     def _take(self, sums: Sums, rows: slice = slice(None)) -> None:
         for key, t in sums.items():
