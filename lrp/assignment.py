@@ -41,7 +41,8 @@ class Assignment:
         self._owners = {} if module is None else parameter_owners(module)
         self._derived = WeakTensorKeyDictionary()
         self._calls: Counter[str] = Counter()
-        self._order: dict[str | int, tuple[int, str]] = {}
+        self._order: dict[tuple[Any, ...], tuple[int, str]] = {}
+        self._kept: list[Tensor] = []  # so that no other tensor gets the identity of one of them
 
     def derive(self, arguments: Any, result: Any) -> None:
         """Note that a constant was made of parameters, such as a normalised weight, and so has their owner."""
@@ -72,9 +73,9 @@ class Assignment:
         _check_epsilon(rule, dtype)
         weight = parameters[0] if parameters else None
         if place.is_linear() and weight is not None:
-            index = self.index(place, weight)
+            layer = self.index(place, weight)
             if rule.needs_pattern and self.pattern is not None:
-                rule = rule.with_pattern(_fitting(self.pattern, index, place.name, weight))
+                rule = rule.with_pattern(_fitting(self.pattern, *layer, weight))
         elif rule.needs_pattern:
             rule = rule.companion(family)
         self.chosen.append((place, rule))
@@ -104,10 +105,17 @@ class Assignment:
         owner: Owner | None = self._owners.get(id(t)) or self._derived.get(t)  # type: ignore[no-untyped-call]
         return owner
 
-    def index(self, place: Place, weight: Tensor) -> int:
-        """The number of the layer in the order of the forward, where a layer that is called again keeps its own."""
-        key = id(weight) if place.module is None else place.name
-        return self._order.setdefault(key, (len(self._order), place.name))[0]
+    def index(self, place: Place, weight: Tensor) -> tuple[int, str]:
+        """The number of the layer in the order of the forward and its name, which it keeps when it is called again.
+
+        A layer is what has a weight: a weight that is also used transposed makes two.
+        """
+        key = id(weight) if place.module is None else place.name, weight.shape, weight.stride()
+        if key not in self._order:
+            is_taken = any(name == place.name for _, name in self._order.values())
+            self._order[key] = len(self._order), str(place) if is_taken else place.name
+            self._kept.append(weight)
+        return self._order[key]
 
 
 def parameter_owners(module: nn.Module) -> dict[int, Owner]:

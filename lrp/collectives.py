@@ -21,13 +21,16 @@ def merge_over_processes(layers: Layers, device: torch.device) -> Layers:
 
     Raises:
         ValueError: in all processes, if some have other layers than others.
+        RuntimeError: if a process has called :func:`report_failure` instead.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _in_group():
         return layers
     for moments in layers.values():
         moments.settle()
-    described: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(described, {name: _describe(moments) for name, moments in layers.items()})
+    described = _gather({name: _describe(moments) for name, moments in layers.items()})
+    for rank, description in enumerate(described):
+        if isinstance(description, str):
+            raise RuntimeError(f"process {rank} has no statistics: {description}")
     source = next((rank for rank, description in enumerate(described) if description), 0)
     for rank, description in enumerate(described):
         if description and description.keys() != described[source].keys():
@@ -35,6 +38,23 @@ def merge_over_processes(layers: Layers, device: torch.device) -> Layers:
     return {
         name: _merged(layers.get(name), description, source, device) for name, description in described[source].items()
     }
+
+
+def report_failure(error: Exception) -> None:
+    """Tell the processes that wait for this one to merge that it will not; without a process group, nothing."""
+    if _in_group():
+        _gather(repr(error))
+
+
+def _in_group() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _gather(own: Any) -> list[Any]:
+    """What each process gives."""
+    all_of_them: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(all_of_them, own)
+    return all_of_them
 
 
 def _describe(moments: Moments) -> dict[str, Any]:

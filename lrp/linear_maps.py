@@ -7,12 +7,9 @@ serves every layer, and one definition of a map serves every rule.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import product
-from operator import mul
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -71,11 +68,11 @@ class LinearMap(ABC):
         return z if b is None else z - self.per_output(b)
 
     def has_channels(self, z: Tensor) -> bool:
-        """Whether dimension 1 of the output counts the rows of the weight, as a batch norm that follows takes it."""
+        """Whether dimension 1 of the output counts the neurons, as a batch norm that follows takes it."""
         return False
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
-        """The weight of the same map with each output channel multiplied by its ``scale``."""
+        """The weight of the same map with each neuron's output multiplied by its ``scale``."""
         raise TypeError(f"{type(self).__name__} has no channels")
 
     def spread(self, share: Tensor, w: Tensor) -> Tensor:
@@ -85,8 +82,55 @@ class LinearMap(ABC):
         return self.pullback(share / connections.clamp(min=1), ones)
 
 
+class Sampled(LinearMap):
+    """A map of neurons with weights of their own, which meet many samples: what patterns are fitted to.
+
+    A neuron is an output channel; each position of it is a sample.
+    """
+
+    @abstractmethod
+    def centre(self, x: Tensor) -> Tensor:
+        """A mean of the inputs, in a shape that broadcasts to the weights of one neuron."""
+
+    @abstractmethod
+    def shifted(self, x: Tensor, centre: Tensor) -> tuple[Sampled, Tensor]:
+        """``x - centre``, wherever a weight meets it, and the same map for it."""
+
+    @abstractmethod
+    def output_sums(self, t: Tensor) -> Tensor:
+        """The sum over the samples of each neuron, of what has the shape of the output."""
+
+    @abstractmethod
+    def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
+        """The sum of the inputs that each weight of one neuron meets."""
+
+    def weight_pullbacks(self, x: Tensor, several: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The ``weight_pullback`` of several ``s``, in one pass where possible."""
+        return [self.weight_pullback(x, s) for s in several]
+
+    def for_all_outputs(self, t: Tensor) -> Tensor:
+        """What is the same for all neurons of a group, so that it broadcasts to the weight."""
+        return t
+
+    @abstractmethod
+    def neuron_sums(self, t: Tensor) -> Tensor:
+        """The sum over the weights of each neuron."""
+
+    def of_samples(self, number: int) -> Sampled:
+        """The same map for a batch of another size."""
+        return self
+
+    @abstractmethod
+    def rows(self, w: Tensor) -> Tensor:
+        """The weights of each neuron: (groups, neurons of a group, weights of a neuron)."""
+
+    @abstractmethod
+    def patches(self, x: Tensor) -> Tensor:
+        """The inputs that the neurons of a group meet, one by one: (groups, samples, weights of a neuron)."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Linear(LinearMap):
+class Linear(Sampled):
     """``torch.nn.functional.linear``: x ``(..., in)``, w ``(out, in)``, z ``(..., out)``."""
 
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -133,175 +177,14 @@ class Linear(LinearMap):
     def weight_pullbacks(self, x: Tensor, several: Sequence[Tensor]) -> Sequence[Tensor]:
         return self.weight_pullback(x, torch.cat([*several], dim=-1)).chunk(len(several))
 
-    def for_all_outputs(self, t: Tensor) -> Tensor:
-        return t
-
     def neuron_sums(self, t: Tensor) -> Tensor:
         return t.sum(1)
-
-    def of_samples(self, number: int) -> Linear:
-        return self
 
     def rows(self, w: Tensor) -> Tensor:
         return w.unsqueeze(0)
 
     def patches(self, x: Tensor) -> Tensor:
         return x.reshape(1, -1, x.shape[-1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convolution(LinearMap):
-    """Convolutions and transposed convolutions of any dimension; x ``(N, C, ...)``.
-
-    ``extra_padding`` is what torch puts on the far side of each dimension for ``padding="same"`` with an even kernel.
-    """
-
-    weight_shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool = False
-    output_padding: tuple[int, ...]
-    groups: int = 1
-    extra_padding: tuple[int, ...] = ()
-
-    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return torch.convolution(
-            self._pad(x), w, b, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
-            self.groups,
-        )  # fmt: skip
-
-    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
-        c = self._backward(s, self._pad(s.new_empty(self.input_shape)), w, 0)
-        for dim, size in enumerate(self.input_shape[2:], start=2):
-            c = c.narrow(dim, 0, size)
-        return c
-
-    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
-        return self._backward(s, self._pad(x), s.new_empty(self.weight_shape), 1)
-
-    def per_output(self, b: Tensor) -> Tensor:
-        return b.view(-1, *(1 for _ in self.stride))
-
-    def is_divisible(self) -> bool:
-        return True
-
-    def has_channels(self, z: Tensor) -> bool:
-        return True
-
-    def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
-        kernel = (1 for _ in self.stride)
-        if not self.transposed:
-            return w * scale.view(-1, 1, *kernel)
-        grouped = w.view(self.groups, -1, *w.shape[1:]) * scale.view(self.groups, 1, -1, *kernel)
-        return grouped.view(w.shape)
-
-    def centre(self, x: Tensor) -> Tensor:
-        """The mean of each input channel, in the shape of the weight of one output channel.
-
-        Zero where the map is transposed: the places where an output finds no input cannot be shifted.
-        """
-        ones = [1 for _ in self.stride]
-        if self.transposed:
-            return x.new_zeros(x.shape[1], 1, *ones)
-        return x.transpose(0, 1).flatten(1).mean(1).view(self.groups, -1, *ones)
-
-    def of_samples(self, number: int) -> Convolution:
-        """The same map for a batch of another size."""
-        return replace(self, input_shape=(number, *self.input_shape[1:]))
-
-    def shifted(self, x: Tensor, centre: Tensor) -> tuple[Convolution, Tensor]:
-        """``x - centre``, the zeros that pad it included, and the same map without its padding."""
-        if self.transposed:
-            return self, x
-        x = self._padded(x) - centre.reshape(1, -1, *(1 for _ in self.stride))
-        none = tuple(0 for _ in self.stride)
-        return replace(self, padding=none, extra_padding=(), input_shape=tuple(x.shape)), x
-
-    def output_sums(self, t: Tensor) -> Tensor:
-        """The sum over all that belongs to an output channel."""
-        return t.flatten(2).sum(2).sum(0, dtype=torch.float64)
-
-    def input_sums(self, x: Tensor, z: Tensor) -> Tensor:
-        """The sum of the inputs that each weight of one output channel meets."""
-        rows = (self.weight_shape[0], 1) if self.transposed else (self.groups, self.weight_shape[1])
-        f = replace(self, weight_shape=(*rows, *self.weight_shape[2:])).of_samples(1)
-        return f.weight_pullback(x.sum(0, keepdim=True), z.new_ones(1, self.groups, *z.shape[2:]))
-
-    def weight_pullbacks(self, x: Tensor, several: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The ``weight_pullback`` of several ``s``, in one pass where possible."""
-        if self.transposed or self.groups > 1:
-            return [self.weight_pullback(x, s) for s in several]
-        if x.device.type == "cpu" and set(self.stride) == {1} and min(self.weight_shape[:2]) >= 8:
-            return self._products(x, several).chunk(len(several))
-        f = replace(self, weight_shape=(len(several) * self.weight_shape[0], *self.weight_shape[1:]))
-        return f.weight_pullback(x, torch.cat([*several], dim=1)).chunk(len(several))
-
-    def _products(self, x: Tensor, several: Sequence[Tensor]) -> Tensor:
-        """The ``weight_pullback`` with stride 1 by matrix products: of many channels faster than torch's on a CPU.
-
-        In rows of one length, zeros after the outputs, an output and the input that a weight meets there are always
-        the same number of elements apart.
-        """
-        x = self._padded(x).transpose(0, 1).contiguous()
-        steps = [n * step for n, step in zip(self.dilation, x.stride()[2:], strict=True)]
-        places = [sum(map(mul, at, steps)) for at in product(*map(range, self.weight_shape[2:]))]
-        s = x.new_zeros(len(several) * self.weight_shape[0], *x.shape[1:])
-        for zeros, one in zip(s.chunk(len(several)), several, strict=True):
-            zeros[tuple(slice(n) for n in one.transpose(0, 1).shape)] = one.transpose(0, 1)
-        x, s = x.flatten(1), s.flatten(1)[:, : x[0].numel() - places[-1]]
-        w = torch.stack([s @ x[:, place : place + s.shape[1]].T for place in places], dim=-1)
-        return w.view(*w.shape[:2], *self.weight_shape[2:])
-
-    def for_all_outputs(self, t: Tensor) -> Tensor:
-        """What is the same for all output channels of a group, so that it broadcasts to the weight."""
-        if self.transposed or self.groups == 1:
-            return t
-        return t.repeat_interleave(self.weight_shape[0] // self.groups, dim=0)
-
-    def neuron_sums(self, t: Tensor) -> Tensor:
-        """The sum over the weights of each output channel."""
-        if not self.transposed:
-            return t.flatten(1).sum(1)
-        return t.view(self.groups, -1, *t.shape[1:]).flatten(3).sum((1, 3)).flatten()
-
-    def rows(self, w: Tensor) -> Tensor:
-        """The weights of each output channel: (groups, outputs of a group, weights of an output)."""
-        if not self.transposed:
-            return w.reshape(self.groups, -1, w[0].numel())
-        by_group = w.view(self.groups, -1, *w.shape[1:]).transpose(1, 2)
-        return by_group.flatten(2)
-
-    def patches(self, x: Tensor) -> Tensor:
-        """The inputs that each output position meets, one by one: (groups, positions, weights of an output)."""
-        inputs = self.weight_shape[0] // self.groups if self.transposed else self.weight_shape[1]
-        kernel = self.weight_shape[2:]
-        n = inputs * math.prod(kernel)
-        units = torch.eye(n, dtype=x.dtype, device=x.device)
-        w = units.view(n, inputs, *kernel)
-        w = (w.transpose(0, 1) if self.transposed else w).repeat(self.groups, 1, *(1 for _ in kernel))
-        met = self.forward(x, w).transpose(0, 1)
-        return met.reshape(self.groups, n, -1).transpose(1, 2)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        """``x`` with the zeros on both sides of it."""
-        far = self.extra_padding or [0 for _ in self.stride]
-        sides = [side for n, more in zip(self.padding, far, strict=True) for side in (n + more, n)]
-        return F.pad(x, sides[::-1]) if any(sides) else x
-
-    def _pad(self, x: Tensor) -> Tensor:
-        if not any(self.extra_padding):
-            return x
-        return F.pad(x, [side for n in reversed(self.extra_padding) for side in (0, n)])
-
-    def _backward(self, s: Tensor, x: Tensor, w: Tensor, which: int) -> Tensor:
-        """The gradient for x (which = 0) or w (1), by the kernel that torch's own gradient uses."""
-        gradients = torch.ops.aten.convolution_backward(
-            s, x, w, None, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
-            self.groups, [which == 0, which == 1, False],
-        )  # fmt: skip
-        gradient: Tensor = gradients[which]
-        return gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,31 +253,3 @@ class Fixed(LinearMap):
     def _transpose(self, s: Tensor) -> Tensor:
         pulled: Tensor = torch.func.vjp(self.function, s.new_zeros(self.input_shape))[1](s)[0]
         return pulled
-
-
-@dataclass(frozen=True, kw_only=True)
-class Product(LinearMap):
-    """A function that is linear in each of two tensors, ``function(x, w)``, such as ``torch.matmul``."""
-
-    function: Callable[[Tensor, Tensor], Tensor]
-    weight_shape: tuple[int, ...]
-
-    def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        z = self.function(x, w)
-        return z if b is None else z + b
-
-    def pullback(self, s: Tensor, w: Tensor) -> Tensor:
-        zeros = s.new_zeros(self.input_shape)
-        pulled: Tensor = torch.func.vjp(lambda x: self.function(x, w), zeros)[1](s)[0]
-        return pulled
-
-    def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
-        zeros = s.new_zeros(self.weight_shape)
-        pulled: Tensor = torch.func.vjp(lambda w: self.function(x, w), zeros)[1](s)[0]
-        return pulled
-
-
-def same_padding(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What ``padding="same"`` pads: on both sides of each dimension, and on its far side besides."""
-    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-    return tuple(t // 2 for t in total), tuple(t % 2 for t in total)

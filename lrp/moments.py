@@ -6,12 +6,12 @@ A sample of a neuron is one position of its output: the inputs ``x`` that its we
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .linear_maps import Convolution, Linear
+from .linear_maps import Linear, Sampled
 
 Kind = Literal["linear", "positive", "negative"]
 Sums = dict[str, Tensor]
@@ -35,15 +35,13 @@ class Moments:
         y_centre: what is taken off each output.
     """
 
-    def __init__(
-        self, f: Linear | Convolution, w: Tensor, kinds: Set[Kind], x_centre: Tensor, y_centre: Tensor
-    ) -> None:
+    def __init__(self, f: Sampled, w: Tensor, kinds: Set[Kind], x_centre: Tensor, y_centre: Tensor) -> None:
         self.f, self.w, self.kinds, self.x_centre, self.y_centre = f, w.detach(), kinds, x_centre, y_centre
         self.sums: Sums = {}
         self._waiting: list[tuple[Tensor, ...]] = []
 
     @classmethod
-    def centred(cls, f: Linear | Convolution, w: Tensor, kinds: Set[Kind], x: Tensor, z: Tensor) -> Moments:
+    def centred(cls, f: Sampled, w: Tensor, kinds: Set[Kind], x: Tensor, z: Tensor) -> Moments:
         """No samples yet, with the centre that the first ones shall have."""
         y_centre = f.output_sums(z)
         y_centre /= z.numel() // len(y_centre)
@@ -53,15 +51,14 @@ class Moments:
         """No samples yet, with the same centre."""
         return Moments(self.f, self.w, self.kinds, self.x_centre, self.y_centre)
 
-    def add(self, f: Linear | Convolution, x: Tensor, z: Tensor, fired: Tensor) -> None:
+    def add(self, f: Sampled, x: Tensor, z: Tensor, fired: Tensor) -> None:
         """Take in the samples of one call: inputs, outputs, and where the activation is positive."""
         x, z = (t if t.dtype.itemsize >= 4 else t.float() for t in (x, z))
         if isinstance(f, Linear):  # copies, for the model may overwrite what it has used
             samples = (t.reshape(-1, t.shape[-1]) for t in (x.clone(), z.clone(), fired))
             self._waiting.append(tuple(samples))
             return
-        size = max(1, _PART // (max(x[0].numel(), z[0].numel()) * x.element_size()))
-        for part in (slice(start, start + size) for start in range(0, len(x), size)):
+        for part in _parts(f, x, z):
             shifted = f.of_samples(len(x[part])).shifted(x[part], self.x_centre.to(x.dtype))
             self._take(self._sums(*shifted, z[part], fired[part]))
 
@@ -147,7 +144,7 @@ class Moments:
         )
         return n, y, x, xy
 
-    def _sums(self, f: Linear | Convolution, x: Tensor, z: Tensor, fired: Tensor, rows: slice = slice(None)) -> Sums:
+    def _sums(self, f: Sampled, x: Tensor, z: Tensor, fired: Tensor, rows: slice = slice(None)) -> Sums:
         """The sums over some samples, from inputs that are centred."""
         y, mask = z - f.per_output(self.y_centre[rows].to(z.dtype)), fired.to(z.dtype)
         of_y = f.output_sums(y)
@@ -200,3 +197,13 @@ class Moments:
         """What is the same for all outputs, in the shape of the weight."""
         w = self.w if w is None else w
         return t if t.shape == w.shape else self.f.for_all_outputs(t).expand(w.shape)
+
+
+def _parts(f: Sampled, x: Tensor, z: Tensor) -> Iterator[Any]:
+    """Indices of as many samples at a time as are good for the memory."""
+    if not f.is_divisible():
+        yield ...
+        return
+    size = max(1, len(x) * _PART // max(1, x.nbytes, z.nbytes))
+    for start in range(0, len(x), size):
+        yield slice(start, start + size)

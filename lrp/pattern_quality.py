@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import inputs_in, on_device
-from .linear_maps import Convolution, Linear
+from .linear_maps import Linear, Sampled
 from .observation import Observation, Observed, evaluating
 
 LARGEST = 2**12  # weights of a neuron; the square of it is what covariances take
@@ -41,11 +41,17 @@ class _Covariance:
 class _Layer:
     """What is seen of a layer: of every other sample to fit readouts to, and of the others to measure them on."""
 
-    def __init__(self, f: Linear | Convolution, w: Tensor) -> None:
+    def __init__(self, f: Sampled, w: Tensor) -> None:
         self.f, self.w, self.samples = f, w, 0
         self.halves = _Covariance(), _Covariance()
 
-    def add(self, f: Linear | Convolution, x: Tensor) -> None:
+    def add(self, f: Sampled, x: Tensor) -> None:
+        if not f.is_divisible():  # the samples are not those of a batch: each by itself
+            met = f.patches(x.double())
+            for i, half in enumerate(self.halves):
+                half.add(met[:, (self.samples + i) % 2 :: 2])
+            self.samples += met.shape[1]
+            return
         for i, half in enumerate(self.halves):
             chosen = x[(self.samples + i) % 2 :: 2].double()
             for part in torch.split(chosen, _samples_at_a_time(f, self.w, x)) if len(chosen) else ():
@@ -59,7 +65,7 @@ class _Layer:
         return torch.cat(groups).nanmean().item()
 
 
-def _samples_at_a_time(f: Linear | Convolution, w: Tensor, x: Tensor) -> int:
+def _samples_at_a_time(f: Sampled, w: Tensor, x: Tensor) -> int:
     """As many as have a moderate number of inputs met: at most one position for each element of the input."""
     met = x[0].numel() if isinstance(f, Linear) else x[0].numel() * f.rows(w).shape[2]
     return max(1, PART // met)
@@ -110,9 +116,8 @@ def quality(
 
     for batch in loader:
         args, kwargs = inputs_in(on_device(batch, device), model)
-        with evaluating(model), Observation(model, (args, kwargs), report) as observation:
+        with evaluating(model), Observation(model, (args, kwargs), report):
             model(*args, **kwargs)
-            observation.settle()
     chosen = _by_name(patterns, layers)
     large = [name for name, layer in layers.items() if layer is None]
     if large:

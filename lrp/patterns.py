@@ -11,11 +11,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice, zip_longest
-from os import PathLike
 from typing import Any, get_args
 
 import torch
@@ -23,17 +21,13 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .batches import inputs_in, on_device
-from .collectives import merge_over_processes
-from .linear_maps import Convolution, Linear
+from .collectives import merge_over_processes, report_failure
 from .moments import Kind, Moments
 from .observation import Observation, Observed, evaluating
+from .pattern_files import Path, Shapes, check_fits, linear_map, read, write
 from .pattern_quality import quality
 
 __all__ = ["Kind", "PatternStatistics", "fit_patternnet", "fit_patternnet_positive", "load", "quality", "save"]
-
-Path = str | PathLike[str]
-Shapes = Mapping[str, tuple[int, ...]]
-
 
 # The layer that a fitted pattern belongs to, as long as the pattern lives: a list of tensors has no room for names.
 _layers = WeakTensorKeyDictionary()
@@ -92,12 +86,12 @@ class PatternStatistics:
             name, f, x, z = seen.name, seen.f, seen.x, seen.z
             if name not in layers:
                 known = self._layers.get(name)
+                _check_shape(name, seen.w, known)
                 layers[name] = known.like() if known else Moments.centred(f, seen.w, self.kinds, x, z)
             layers[name].add(f, x, z, seen.activation > 0)
 
-        with evaluating(self.model), Observation(self.model, (args, kwargs), report) as observation:
+        with evaluating(self.model), Observation(self.model, (args, kwargs), report):
             self.model(*args, **kwargs)
-            observation.settle()
         _check_layers(layers)
         self._take(layers)
         return self
@@ -120,8 +114,7 @@ class PatternStatistics:
 
         To be called once, when all is updated: what it gives to each process counts as its own from then on.
         """
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        self._layers = merge_over_processes(self._layers, device)
+        self._layers = merge_over_processes(self._layers, _device(self.model))
         return self
 
     def patterns(self, kind: Kind = "linear") -> list[Tensor]:
@@ -155,7 +148,7 @@ class PatternStatistics:
             own = {"w": moments.w, "x_centre": moments.x_centre, "y_centre": moments.y_centre, **moments.sums}
             tensors |= {f"{name}:{key}": t for key, t in own.items()}
             maps[name] = {"type": type(moments.f).__name__, **asdict(moments.f)}
-        _write(path, tensors, {"kinds": sorted(self.kinds), "maps": maps})
+        write(path, tensors, {"kinds": sorted(self.kinds), "maps": maps})
 
     @classmethod
     def load(cls, path: Path, model: nn.Module) -> PatternStatistics:
@@ -164,15 +157,15 @@ class PatternStatistics:
         Raises:
             ValueError: if they are of another model; it names the first layer that differs.
         """
-        tensors, about = _read(path, "maps")
-        statistics = cls(model, about["kinds"])
+        tensors, about = read(path, "maps")
+        statistics, device = cls(model, about["kinds"]), _device(model)
         for name, settings in about["maps"].items():
-            own = {key.rpartition(":")[2]: t for key, t in tensors.items() if key.rpartition(":")[0] == name}
+            own = {key.rpartition(":")[2]: t.to(device) for key, t in tensors.items() if key.rpartition(":")[0] == name}
             w, centres = own.pop("w"), (own.pop("x_centre"), own.pop("y_centre"))
-            moments = Moments(_map(**settings), w, statistics.kinds, *centres)
+            moments = Moments(linear_map(**settings), w, statistics.kinds, *centres)
             moments.sums = own
             statistics._layers[name] = moments
-        _check_model(_shapes(statistics._layers), model)
+        check_fits(_shapes(statistics._layers), model)
         return statistics
 
     def _take(self, layers: Mapping[str, Moments]) -> None:
@@ -203,6 +196,7 @@ def fit_patternnet(
 
     Raises:
         ValueError: for an empty loader, and as :meth:`PatternStatistics.update` does.
+        RuntimeError: if another process of the group has raised; it names the process and the error.
 
     Source: Kindermans et al. 2017 (arXiv 1705.05598), equation 4.
 
@@ -244,7 +238,7 @@ def save(path: Path, patterns: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
         named = dict(patterns)
     else:
         named = {_layers.get(t, str(i)): t for i, t in enumerate(patterns)}  # type: ignore[no-untyped-call]
-    _write(path, named, {"names": list(named), "list": not isinstance(patterns, Mapping)})
+    write(path, named, {"names": list(named), "list": not isinstance(patterns, Mapping)})
 
 
 def load(path: Path, model: nn.Module | None = None) -> list[Tensor] | dict[str, Tensor]:
@@ -257,10 +251,10 @@ def load(path: Path, model: nn.Module | None = None) -> list[Tensor] | dict[str,
     Raises:
         ValueError: if the file holds no patterns, or those of another model; it names the first layer that differs.
     """
-    tensors, about = _read(path, "names")
+    tensors, about = read(path, "names")
     patterns = {name: tensors[name] for name in about["names"]}
     if model is not None:
-        _check_model({name: tuple(pattern.shape) for name, pattern in patterns.items()}, model)
+        check_fits({name: tuple(pattern.shape) for name, pattern in patterns.items()}, model)
     for name, pattern in patterns.items():
         _layers[pattern] = name
     return list(patterns.values()) if about["list"] else patterns
@@ -274,8 +268,12 @@ def _fit(
 
     statistics = PatternStatistics(model, [kind]) if statistics is None else statistics
     batches = tqdm(islice(loader, max_iter), total=max_iter or _length(loader), disable=None, desc="patterns")
-    for batch in batches:
-        statistics.update(on_device(batch, device))
+    try:
+        for batch in batches:
+            statistics.update(on_device(batch, device))
+    except Exception as error:
+        report_failure(error)
+        raise
     statistics.all_reduce()
     if not statistics.names:
         raise ValueError(f"loader={loader!r}: gave no batch")
@@ -284,6 +282,10 @@ def _fit(
 
 def _length(loader: Any) -> int | None:
     return len(loader) if hasattr(loader, "__len__") else None
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _kind(kind: Kind) -> Kind:
@@ -304,41 +306,13 @@ def _check_layers(layers: Mapping[str, Moments]) -> None:
             raise ValueError(f"layer {name!r}: its output for this batch is not finite: it has infinities or nans")
 
 
+def _check_shape(name: str, w: Tensor, known: Moments | None) -> None:
+    if known is not None and w.shape != known.w.shape:
+        shapes = tuple(w.shape), tuple(known.w.shape)
+        raise ValueError(f"layer {name!r}: has a weight of shape {shapes[0]} now; the statistics are of {shapes[1]}")
+
+
 def _check_same(shapes: Shapes, others: Shapes) -> None:
     for (name, shape), (other, there) in zip_longest(shapes.items(), others.items(), fillvalue=("none", ())):
         if (name, shape) != (other, there):
             raise ValueError(f"the layers differ: {name!r} of shape {shape} here, {other!r} of {there} there")
-
-
-def _check_model(shapes: Shapes, model: nn.Module) -> None:
-    layers = {name or type(layer).__name__: getattr(layer, "weight", None) for name, layer in model.named_modules()}
-    for name, shape in shapes.items():
-        weight = layers.get(name)
-        if weight is None or tuple(weight.shape) != shape:
-            found = "not there" if weight is None else f"of shape {tuple(weight.shape)}"
-            raise ValueError(f"layer {name!r} has a pattern of shape {shape}; in {type(model).__name__} it is {found}")
-
-
-def _map(type: str, **settings: Any) -> Linear | Convolution:
-    """The linear map with these fields, as JSON has them."""
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
-    }
-    return Linear(**fields) if type == "Linear" else Convolution(**fields)
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    own = {key: t.detach().cpu().clone(memory_format=torch.contiguous_format) for key, t in tensors.items()}
-    save_file(own, path, {"lrp": json.dumps(about)})
-
-
-def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    import safetensors
-
-    with safetensors.safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {}).get("lrp", "{}"))
-        if key not in about:
-            raise ValueError(f"{path}: was not written by the function of lrp.patterns that belongs to this one")
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118

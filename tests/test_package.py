@@ -28,6 +28,7 @@ def test_every_public_name_is_documented() -> None:
 ORDER = [
     {"arithmetic", "weights", "calls", "kept", "trace", "twins"},
     {"linear_maps"},
+    {"convolutions", "contractions"},
     {"rule"},
     {"contributions", "pattern_rules"},
     {"rules"},
@@ -38,7 +39,7 @@ ORDER = [
     {"composite"},
     {"composites"},
     {"functional", "layers", "moments", "observation"},
-    {"sequential", "batches", "collectives"},
+    {"sequential", "batches", "collectives", "pattern_files"},
     {"conversion", "pattern_quality"},
     {"patterns", "plot"},
     {"__init__"},

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..streams import Handler
-from . import activations, linear, matrices, normalization, pooling, products, shape, softmax, sums
+from . import activations, linear, normalization, pooling, products, shape, softmax, sums
 
 TABLE: dict[Callable[..., Any], Handler] = {
     **linear.TABLE,
-    **matrices.TABLE,
     **normalization.TABLE,
     **pooling.TABLE,
     **sums.TABLE,

@@ -1,44 +1,38 @@
-"""Linear layers, convolutions and transposed convolutions: the chosen rule."""
+"""Linear layers, convolutions and products with constant matrices: the chosen rule."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..calls import Call
-from ..linear_maps import Convolution, Linear, same_padding
-from ..rule import Family
 from ..streams import Handler, Layer, Streams
-
-Ints = int | tuple[int, ...]
-
-
-class LinearCall(NamedTuple):
-    """The call of a linear layer: its family, and what it does to which tensors."""
-
-    family: Family
-    f: Linear | Convolution
-    x: Tensor
-    w: Tensor
-    b: Tensor | None
+from . import linear_calls, matrices
+from .linear_calls import LinearCall
 
 
-def parse(call: Call) -> LinearCall | None:
-    """What the call calls, if it is a linear layer or a convolution."""
+def parse(call: Call, is_live: Callable[[Tensor], bool]) -> LinearCall | None:
+    """What the call calls, if it is a linear map of one live tensor by constant ones."""
     parser = _PARSERS.get(call.function)
-    return None if parser is None else parser(*call.args, **call.kwargs)
+    layer = None if parser is None else parser(*call.args, **call.kwargs)
+    if layer is not None and is_live(layer.w):
+        layer = matrices.swapped(layer)
+    if layer is None or not is_live(layer.x):
+        return None
+    constants = (t for t in (layer.w, layer.b) if t is not None)
+    return None if any(map(is_live, constants)) else layer
 
 
-def layer(streams: Streams, call: Call) -> Any:
-    """A linear layer or a convolution: the chosen rule."""
-    family, f, x, w, b = _PARSERS[call.function](*call.args, **call.kwargs)
-    if not streams.is_live(x) or any(t is not None and streams.is_live(t) for t in (w, b)):
+def linear(streams: Streams, call: Call) -> Any:
+    """A linear map: the chosen rule."""
+    found = parse(call, streams.is_live)
+    if found is None:
         return NotImplemented
+    family, f, x, w, b = found
     f = replace(f, signed=not streams.is_nonnegative(x))
     name, rule = streams.rule(family, call, x, (w, b))
     z = streams.evaluate(call)
@@ -50,62 +44,6 @@ def layer(streams: Streams, call: Call) -> Any:
     return streams.follow(Call(torch.squeeze, (y, 0))) if unbatched else y
 
 
-# The parsers have torch's arguments in torch's order, to be bound by Python itself: torch's builtins have no
-# signature to ask.
+_PARSERS: dict[Callable[..., Any], Callable[..., LinearCall | None]] = {**linear_calls.PARSERS, **matrices.PARSERS}
 
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> LinearCall:
-    return LinearCall("linear", Linear(input_shape=tuple(input.shape)), input, weight, bias)
-
-
-def _convolution(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints | str = 0,
-    dilation: Ints = 1, groups: int = 1,
-) -> LinearCall:  # fmt: skip
-    kernel = tuple(weight.shape[2:])
-    extra: tuple[int, ...] = ()
-    if padding == "same":
-        padding, extra = same_padding(kernel, _each(dilation, len(kernel)))
-    padding = 0 if isinstance(padding, str) else padding
-    f = _map(input, weight, stride, padding, dilation, groups, extra_padding=extra)
-    return LinearCall("conv", f, input, weight, bias)
-
-
-def _transposed_convolution(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Ints = 1, padding: Ints = 0,
-    output_padding: Ints = 0, groups: int = 1, dilation: Ints = 1,
-) -> LinearCall:  # fmt: skip
-    f = _map(input, weight, stride, padding, dilation, groups, output_padding, transposed=True)
-    return LinearCall("conv", f, input, weight, bias)
-
-
-def _map(
-    x: Tensor, w: Tensor, stride: Ints, padding: Ints, dilation: Ints, groups: int, output_padding: Ints = 0,
-    **settings: Any,
-) -> Convolution:  # fmt: skip
-    n = w.dim() - 2
-    return Convolution(
-        input_shape=tuple(x.shape) if x.dim() == n + 2 else (1, *x.shape),
-        weight_shape=tuple(w.shape),
-        stride=_each(stride, n),
-        padding=_each(padding, n),
-        dilation=_each(dilation, n),
-        output_padding=_each(output_padding, n),
-        groups=groups,
-        **settings,
-    )
-
-
-def _each(value: Ints, n: int) -> tuple[int, ...]:
-    """One number for each of ``n`` dimensions."""
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * n if len(values) == 1 else values
-
-
-_PARSERS: dict[Callable[..., Any], Callable[..., LinearCall]] = {
-    F.linear: _linear,
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolution),
-    **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), _transposed_convolution),
-}
-
-TABLE: dict[Callable[..., Any], Handler] = dict.fromkeys(_PARSERS, layer)
+TABLE: dict[Callable[..., Any], Handler] = dict.fromkeys(_PARSERS, linear)
