@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from .linear_maps import Sampled
 
+_MANY_CHANNELS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Sampled):
@@ -94,7 +96,7 @@ class Convolution(Sampled):
     def weight_pullbacks(self, x: Tensor, several: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.transposed or self.groups > 1:
             return super().weight_pullbacks(x, several)
-        if x.device.type == "cpu" and set(self.stride) == {1} and min(self.weight_shape[:2]) >= 8:
+        if x.device.type == "cpu" and set(self.stride) == {1} and min(self.weight_shape[:2]) >= _MANY_CHANNELS:
             return self._products(x, several).chunk(len(several))
         f = replace(self, weight_shape=(len(several) * self.weight_shape[0], *self.weight_shape[1:]))
         return f.weight_pullback(x, torch.cat([*several], dim=1)).chunk(len(several))

@@ -2,9 +2,6 @@
 
 import copy
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -232,39 +229,6 @@ def test_fits_to_a_loader(kind: str) -> None:
     assert_same(fit(model, loader, max_iter=100, device=torch.device("cpu")), expected)
     assert_same(fit(model, loader, max_iter=2), statistics(model, x.split(2)[:2]).patterns(kind))
     assert_same(fit(model, itertools.cycle(loader), max_iter=4), expected)
-
-
-SCRIPT = """
-import sys
-import torch
-import torch.distributed
-import lrp
-
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
-model, batches = torch.load(sys.argv[1], weights_only=False)
-fits = lrp.patterns.fit_patternnet, lrp.patterns.fit_patternnet_positive
-patterns = [fit(model, batches[rank::2], device="cpu") for fit in fits]
-torch.save(patterns, f"{sys.argv[1]}.{rank}")
-torch.distributed.destroy_process_group()
-"""
-
-
-def test_processes_of_a_group_fit_to_all_their_data(tmp_path: Path) -> None:
-    model, data = sequential(), batches(3, 1, 5, 2, 4)
-    script, shared = tmp_path / "fit.py", tmp_path / "shared.pt"
-    script.write_text(SCRIPT)
-    torch.save((model, data), shared)
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    folders = [str(Path(lrp.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*run, script, shared], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    expected = [statistics(model, data).patterns(kind) for kind in ("linear", "positive")]
-    for rank in range(2):
-        for actual, oracle in zip(torch.load(f"{shared}.{rank}"), expected, strict=True):
-            assert_same(actual, oracle, 1e-9)
 
 
 class Inverse(nn.Module):
