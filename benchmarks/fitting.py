@@ -3,7 +3,8 @@
     python benchmarks/fitting.py
 
 Time: of one batch, the median of several rounds in which all candidates take turns. Memory: the peak of a process of
-its own that takes two batches and makes the patterns, beyond that of one that only imports torch.
+its own that takes two batches and makes the patterns, beyond that of one that only imports torch; with ``--long`` that
+of one which keeps sums for the linear layers too, as it does after some hundred batches, and no samples.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ def candidates(options: argparse.Namespace) -> dict[str, tuple[Callable[[], obje
 
     def fitting(kinds: tuple[lrp.patterns.Kind, ...]) -> tuple[Callable[[], object], Callable[[], object]]:
         fitted = lrp.patterns.PatternStatistics(model, kinds)
-        return lambda: fitted.update(x), lambda: [fitted.patterns(kind) for kind in kinds]
+
+        def finish() -> object:
+            for moments in fitted._layers.values() if options.long else ():
+                moments.settle()
+            return [fitted.patterns(kind) for kind in kinds]
+
+        return lambda: fitted.update(x), finish
 
     return {"forward": (forward, lambda: None), **{name: fitting(kinds) for name, kinds in KINDS.items()}}
 
@@ -53,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-time", action="store_true", help="measure memory alone")
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--long", action="store_true", help="measure the memory of a long fit")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak is not None:

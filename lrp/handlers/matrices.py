@@ -36,11 +36,11 @@ def _contraction(x: Tensor, w: Tensor, letters: Sequence[str]) -> LinearCall | N
     return LinearCall("linear", f, x, w)
 
 
-def _matmul(input: Tensor, *others: Tensor, out: Tensor | None = None, **named: Tensor) -> LinearCall | None:
+def _matmul(input: Tensor, *others: Tensor, out: Tensor | None = None, **by_name: Tensor) -> LinearCall | None:
     """``torch.matmul``, and what is the same for tensors of some dimensions."""
     if out is not None:
         return None
-    (other,) = (*others, *named.values())
+    (other,) = (*others, *by_name.values())
     row, column = "i" * (input.dim() > 1), "j" * (other.dim() > 1)
     of_input, of_other, batch = _broadcast(input.shape[:-2], other.shape[:-2], ascii_uppercase)
     return _contraction(input, other, (f"{of_input}{row}k", f"{of_other}k{column}", f"{batch}{row}{column}"))
