@@ -96,15 +96,15 @@ def main() -> None:
         return
     threads = torch.get_num_threads()
     print(f"{options.model}, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
-    if not options.no_time:
-        runs = candidates(options)
-        runs.popitem()
-        report("seconds", medians(runs, options.rounds), "gradient")
     if not options.no_memory:
         base = "gradient, weights requiring grad"
         explanations = [f"{library} {rule}" for rule in options.rules for library in ("lrp", "zennit")]
         nothing = peak("")
         report("MiB", {name: peak(name) - nothing for name in (base, "gradient", *explanations)}, base)
+    if not options.no_time:
+        runs = candidates(options)
+        runs.popitem()
+        report("seconds", medians(runs, options.rounds), "gradient")
 
 
 if __name__ == "__main__":

@@ -68,12 +68,12 @@ def main() -> None:
         return
     threads = torch.get_num_threads()
     print(f"VGG16, batch {options.batch}, {options.size} px, torch {torch.__version__}, {threads} threads")
-    if not options.no_time:
-        runs = {name: take_batch for name, (take_batch, _) in candidates(options).items()}
-        report("seconds", medians(runs, options.rounds), "forward")
     if not options.no_memory:
         nothing = peak("")
         report("MiB", {name: peak(name) - nothing for name in ("forward", *KINDS)}, "forward")
+    if not options.no_time:
+        runs = {name: take_batch for name, (take_batch, _) in candidates(options).items()}
+        report("seconds", medians(runs, options.rounds), "forward")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ def medians(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def peak(name: str) -> float:
-    """Peak memory in MiB of this script in a process of its own, for one candidate; with no name, that does nothing."""
+    """Peak memory in MiB of this script in a process of its own, for one candidate; with no name, that does nothing.
+
+    To be measured first: on Linux a process starts with the peak of the one that started it.
+    """
     command = [sys.executable, sys.argv[0], *sys.argv[1:], "--peak", name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
