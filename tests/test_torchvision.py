@@ -77,3 +77,56 @@ def test_relevance_is_conserved(name: str) -> None:
         norm.bias.data.zero_()
     actual, y = relevance(lrp.convert(model), x, lrp.rules.Epsilon(0, bias="ignore"))
     assert abs(actual.sum() - y) < 1e-6 * max(abs(y), actual.abs().max())
+
+
+def with_pattern(layer: nn.Module, pattern: Tensor, scale: Tensor | None) -> None:
+    """Leave the layer's outputs as they are, and give it the gradient of a layer with the pattern for a weight.
+
+    The batch norm that follows multiplies its gradient with the scale, which the pattern of both is divided by.
+    """
+    if scale is not None:
+        pattern = pattern / scale.square().view(-1, *(1 for _ in pattern.shape[1:]))
+    convolve = layer._conv_forward if isinstance(layer, nn.Conv2d) else nn.functional.linear
+
+    def forward(x: Tensor) -> Tensor:
+        z = convolve(x, pattern, None)
+        return z - z.detach() + convolve(x, layer.weight, layer.bias).detach()
+
+    layer.forward = forward
+
+
+def scales(model: nn.Module, x: Tensor) -> dict[nn.Module, Tensor]:
+    """What the batch norms that follow on layers multiply with."""
+    made, found, handles = {}, {}, []
+
+    def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(module, nn.BatchNorm2d) and inputs[0] in made:
+            found[made[inputs[0]]] = module.weight.detach() / (module.running_var + module.eps).sqrt()
+        made[output] = module
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            handles.append(module.register_forward_hook(note))
+    model(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "squeezenet1_0", "mobilenet_v2", "vgg11_bn"])
+def test_patternnet_is_the_gradient_of_a_network_of_patterns(name: str) -> None:
+    model, x = build(name), image(name)
+    statistics = lrp.patterns.PatternStatistics(model).update(x.detach().expand(2, -1, -1, -1))
+    called = {path for path, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    assert set(statistics.names) == {path for path in called if not path.startswith("aux")}
+    patterns = {path: torch.randn_like(model.get_submodule(path).weight) for path in statistics.names}
+    maps = []
+    for given in (patterns, [*patterns.values()]):
+        output = lrp.convert(model)(x, explain=True, rule="patternnet", pattern=given, strict=True)
+        maps.append(torch.autograd.grad(score(output), x)[0])
+    for path, pattern in patterns.items():
+        layer = model.get_submodule(path)
+        with_pattern(layer, pattern, scales(model, x).get(layer))
+    expected = torch.autograd.grad(score(model(x)), x)[0]
+    assert error(maps[0], expected) < 1e-9
+    assert torch.equal(*maps)
