@@ -26,6 +26,7 @@ from .moments import Kind, Moments
 from .observation import Observation, Observed, evaluating
 from .pattern_files import Path, Shapes, check_fits, linear_map, read, write
 from .pattern_quality import quality
+from .propagation import without_autocast
 
 __all__ = ["Kind", "PatternStatistics", "fit_patternnet", "fit_patternnet_positive", "load", "quality", "save"]
 
@@ -92,7 +93,8 @@ class PatternStatistics:
                 known = self._layers.get(name)
                 _check_shape(name, seen.w, known)
                 layers[name] = known.like() if known else Moments.centred(f, seen.w, self.kinds, x, z)
-            layers[name].add(f, x, z, seen.activation > 0)
+            with without_autocast(x.device.type):
+                layers[name].add(f, x, z, seen.activation > 0)
 
         with evaluating(self.model), Observation(self.model, (args, kwargs), report):
             self.model(*args, **kwargs)

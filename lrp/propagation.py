@@ -125,14 +125,14 @@ class _Relay(torch.autograd.Function):
                 "create_graph=True: this relevance cannot be differentiated; explain with "
                 "forward(..., explain=True, differentiable=True)"
             )
-        with _no_autocast(R.device.type):
+        with without_autocast(R.device.type):
             relevances = ctx.redistribute(R, *ctx.saved_tensors)
         if isinstance(relevances, Tensor):
             relevances = (relevances,)
         return (*(None,) * 4, *relevances, *(None,) * (ctx.n_inputs - 4 - len(relevances)))
 
 
-def _no_autocast(device_type: str) -> Any:
+def without_autocast(device_type: str) -> Any:
     """Rules choose their own precision, also where the caller runs backward() under autocast."""
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 

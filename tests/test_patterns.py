@@ -182,6 +182,18 @@ def test_a_large_mean_in_float32_costs_nothing(kind: str) -> None:
     assert_same([p.double() for p in patterns], [patterns_reference.patterns(model[0], x, kind)], 1e-4)
 
 
+def test_autocast_changes_the_model_and_not_the_sums() -> None:
+    layer = networks.randomize(nn.Conv2d(8, 8, 3)).float()
+    x = torch.randn(4, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        (actual,) = statistics(layer, [x]).patterns()
+        y = layer(x).detach().double().flatten(2).movedim(1, -1).flatten(0, 1)
+    X = nn.functional.unfold(x.double(), 3).mT.flatten(0, 1)
+    covariance = (y - y.mean(0)).T @ (X - X.mean(0))
+    expected = covariance / (covariance * layer.weight.detach().flatten(1)).sum(1, keepdim=True)
+    assert_same([actual.flatten(1)], [expected], 1e-5)
+
+
 @every_kind
 def test_same_patterns_whatever_the_batch_size(kind: str) -> None:
     model, data = sequential(), torch.cat(batches(24))
