@@ -46,10 +46,11 @@ class Assignment:
 
     def derive(self, arguments: Any, result: Any) -> None:
         """Note that a constant was made of parameters, such as a normalised weight, and so has their owner."""
-        if self._owners and isinstance(result, Tensor):
-            owner = next((owner for t in tensors_in(arguments) if (owner := self._owner(t))), None)
-            if owner is not None:
-                self._derived[result] = owner
+        if not self._owners:
+            return
+        owner = next((owner for t in tensors_in(arguments) if (owner := self._owner(t))), None)
+        for t in tensors_in(result) if owner is not None else ():
+            self._derived[t] = owner
 
     def choose(
         self,
@@ -108,9 +109,10 @@ class Assignment:
     def index(self, place: Place, weight: Tensor) -> tuple[int, str]:
         """The number of the layer in the order of the forward and its name, which it keeps when it is called again.
 
-        A layer is what has a weight: a weight that is also used transposed makes two.
+        A layer is what has a weight: one of which parts are used, or which is also used transposed, makes several.
         """
-        key = id(weight) if place.module is None else place.name, weight.shape, weight.stride()
+        owner = id(weight) if place.module is None else place.name
+        key = owner, weight.shape, weight.stride(), weight.storage_offset()
         if key not in self._order:
             is_taken = any(name == place.name for _, name in self._order.values())
             self._order[key] = len(self._order), str(place) if is_taken else place.name

@@ -213,6 +213,28 @@ def test_a_weight_that_is_also_used_transposed_has_two_patterns(features: int, t
         torch.testing.assert_close(data.grad, hidden)
 
 
+class Parts(nn.Module):
+    """A weight of which each half is a layer, called twice, as those of attention are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.weight.chunk(2)
+        return F.linear(x, first).relu() * 0.5 + F.linear(x, second).relu() + F.linear(x[1:], first).sum()
+
+
+def test_parts_of_a_weight_have_patterns_of_their_own() -> None:
+    model, x = Parts().double(), inputs((9, 4))
+    statistics = lrp.patterns.PatternStatistics(model).update(x)
+    assert statistics.names == ["Parts", "Parts#2"]
+    first, second = model.weight.detach().chunk(2)
+    for w, pattern, data in zip((first, second), statistics.patterns(), (torch.cat([x, x[1:]]), x), strict=True):
+        covariance = torch.cov(data.T, correction=0) @ w.T
+        torch.testing.assert_close(pattern.T, covariance / (w.T * covariance).sum(0))
+
+
 class Functions(nn.Module):
     """Linear layers whose weights are not the model's."""
 
