@@ -17,7 +17,7 @@ from .linear_maps import Sampled
 
 Ints = tuple[int, ...]
 
-_FEW = 32  # rows of a matrix
+_FEW = 32  # channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Convolution(Sampled):
         """
         sizes, kernel = several[0].shape[2:], self.weight_shape[2:]
         x, s = self._by_group(self._padded(x)), torch.cat([self._by_group(s) for s in several], dim=1).flatten(2)
-        if self.groups > 1:  # products of small matrices are running sums
+        if x.shape[1] < _FEW:  # products of small matrices are running sums
             x, s = x.double(), s.double()
         met = [x[_met(at, self.dilation, self.stride, sizes)] for at in product(*map(range, kernel))]
         together = max(1, _FEW // x.shape[1])

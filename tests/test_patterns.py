@@ -194,9 +194,10 @@ def test_autocast_changes_the_model_and_not_the_sums() -> None:
     assert_same([actual.flatten(1)], [expected], 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @every_kind
-def test_same_patterns_whatever_the_batch_size(kind: str) -> None:
-    model, data = sequential(), torch.cat(batches(24))
+def test_same_patterns_whatever_the_batch_size(kind: str, dtype: torch.dtype) -> None:
+    model, data = sequential().to(dtype), torch.cat(batches(24)).to(dtype)
     expected = statistics(model, [data]).patterns(kind)
     for n in (1, 5, 12):
         assert_same(statistics(model, data.split(n)).patterns(kind), expected, 1e-6)
