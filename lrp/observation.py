@@ -72,7 +72,7 @@ class Observation(TorchFunctionMode):
         merges = self._merges(func, args, kwargs)
         target = in_place_target(func, args, kwargs)
         if target is not None or kwargs.get("out") is not None:
-            self._rescue() if merges else self.settle()
+            self._rescue() if merges else self._settle()
         result = func(*args, **kwargs)
         live = self._is_any_live(tensors_in((args, kwargs)))
         for t in tensors_in((result, target)):
@@ -88,9 +88,9 @@ class Observation(TorchFunctionMode):
     def __exit__(self, exc_type: Any, *about: Any) -> None:
         super().__exit__(exc_type, *about)  # type: ignore[no-untyped-call]
         if exc_type is None:
-            self.settle()
+            self._settle()
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Report the layer that waits for its bias or a batch norm."""
         if self._waiting is not None:
             seen, self._waiting = self._waiting, None
@@ -103,7 +103,7 @@ class Observation(TorchFunctionMode):
         layer = parse(call, self._may_depend) or parse(call, self._depends)
         if layer is None:
             return
-        self.settle()
+        self._settle()
         place = self._assignment.place(layer.family, call.function, (layer.w, layer.b))
         _, name = self._assignment.index(place, layer.w)
         self._waiting = Observed(name, layer.f, layer.x, layer.w, z, activation=z)
