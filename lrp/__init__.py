@@ -1,9 +1,9 @@
 """lrp: explain PyTorch networks by layer-wise relevance propagation."""
 
-from . import composites, functional, patterns, plot, rules, trace
-from .composite import Composite
+from . import composites, functional, patterns, plot, rules, trace, weights
+from .composites import Composite
 from .conversion import convert, convert_vgg
-from .interception import RelevanceWarning
+from .engine.interception import RelevanceWarning
 from .layers import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -25,7 +25,7 @@ from .layers import (
     MaxPool2d,
     MaxPool3d,
 )
-from .rule import Rule
+from .rules import Rule
 from .sequential import Sequential
 
 __version__ = "0.1.0"
@@ -62,4 +62,5 @@ __all__ = [
     "plot",
     "rules",
     "trace",
+    "weights",
 ]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .assignment import Patterns
 from .composites import get
-from .interception import explained
-from .rule import Rule
+from .engine.assignment import Patterns
+from .engine.interception import explained
+from .rules.rule import Rule
 
 
 class Explained(Protocol):

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .assignment import Patterns
 from .composites import get
-from .interception import explained
-from .rule import Rule
+from .engine.assignment import Patterns
+from .engine.interception import explained
+from .rules.rule import Rule
 from .twins import twin
 
 Self = TypeVar("Self", bound="Explainable")

@@ -17,11 +17,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-Relevances = dict[str, Tensor]
+from .engine.recording import Relevances, start, stop
 
-# Who records, by the thread that asked for it. Autograd may run backward in threads of its own (on a GPU it
-# does), so what is reported carries the thread of the explained forward.
-_recorders: dict[int, list[Relevances]] = {}
 _switched_on = threading.local()
 
 
@@ -35,11 +32,11 @@ def record() -> Iterator[Relevances]:
         Explanations whose forward ran in another thread are not seen.
     """
     relevances: Relevances = {}
-    _start(relevances)
+    start(relevances)
     try:
         yield relevances
     finally:
-        _stop(relevances)
+        stop(relevances)
 
 
 def enable_and_clean() -> None:
@@ -47,7 +44,7 @@ def enable_and_clean() -> None:
     if hasattr(_switched_on, "relevances"):
         collect_and_disable()
     _switched_on.relevances = {}
-    _start(_switched_on.relevances)
+    start(_switched_on.relevances)
 
 
 def collect_and_disable() -> list[Tensor]:
@@ -63,26 +60,5 @@ def collect_and_disable() -> list[Tensor]:
         raise RuntimeError("lrp.trace.collect_and_disable(): nothing is recorded; call enable_and_clean() before")
     relevances: Relevances = _switched_on.relevances
     del _switched_on.relevances
-    _stop(relevances)
+    stop(relevances)
     return list(relevances.values())
-
-
-def report(name: str, relevance: Tensor, thread: int) -> None:
-    """Note the relevance at a layer's input, for whoever records in that thread or in this one."""
-    for owner in {thread, threading.get_ident()}:
-        for relevances in _recorders.get(owner, ()):
-            # not an alias where it can be avoided: autograd adds in place to what nobody else seems to hold
-            relevances[name] = relevance.detach() if relevance.requires_grad else relevance
-
-
-def _start(relevances: Relevances) -> None:
-    _recorders.setdefault(threading.get_ident(), []).append(relevances)
-
-
-def _stop(relevances: Relevances) -> None:
-    thread = threading.get_ident()
-    others = [other for other in _recorders[thread] if other is not relevances]
-    if others:
-        _recorders[thread] = others
-    else:
-        del _recorders[thread]

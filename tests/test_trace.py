@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lrp
+from lrp.engine import recording
 
 
 def explained(model: nn.Module) -> torch.Tensor:
@@ -72,7 +73,7 @@ def test_nothing_stays_switched_on() -> None:
     assert lrp.trace.collect_and_disable() == []
     model(x, explain=True).sum().backward()
     assert stopped == {}
-    assert not lrp.trace._recorders
+    assert not recording._recorders
     with pytest.raises(RuntimeError, match="enable_and_clean"):
         lrp.trace.collect_and_disable()
 

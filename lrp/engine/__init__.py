@@ -1,0 +1,1 @@
+"""Running a model's own forward so that its backward carries relevance."""

@@ -1,0 +1,160 @@
+"""Which layer is called what, and which rule and pattern it gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..rules.rule import Family, Place, Proportional, Rule
+from .calls.call import tensors_in
+
+Patterns = Sequence[Tensor] | Mapping[str, Tensor]
+Owner = tuple[str, nn.Module]
+
+
+class Assignment:
+    """The names, rules and patterns of the layers, in one explained forward.
+
+    Args:
+        rule: the rule of the model: of all its linear layers, the other functions having its companions; or one
+            that chooses by place.
+        pattern: a list with one pattern for each linear layer in the order of the forward, or a dict by layer name.
+        module: the model, whose parameters give its layers their names.
+
+    Attributes:
+        chosen: the rule of each place, in the order of the forward.
+        last_name: the name of the last layer so far.
+    """
+
+    def __init__(self, rule: Rule, pattern: Patterns | None = None, module: nn.Module | None = None) -> None:
+        self.rule = rule
+        self.pattern = pattern
+        self.module = module
+        self.chosen: list[tuple[Place, Rule]] = []
+        self.last_name: str | None = None
+        self._owners = {} if module is None else parameter_owners(module)
+        self._derived = WeakTensorKeyDictionary()
+        self._calls: Counter[str] = Counter()
+        self._order: dict[tuple[Any, ...], tuple[int, str]] = {}
+        self._kept: list[Tensor] = []  # so that no other tensor gets the identity of one of them
+
+    def derive(self, arguments: Any, result: Any) -> None:
+        """Note that a constant was made of parameters, such as a normalised weight, and so has their owner."""
+        if not self._owners:
+            return
+        owner = next((owner for t in tensors_in(arguments) if (owner := self._owner(t))), None)
+        for t in tensors_in(result) if owner is not None else ():
+            self._derived[t] = owner
+
+    def choose(
+        self,
+        family: Family,
+        function: Callable[..., Any],
+        dtype: torch.dtype,
+        parameters: Sequence[Tensor | None] = (),
+        first: bool = False,
+    ) -> tuple[str, Rule]:
+        """The name of the layer that is called, and its rule.
+
+        Args:
+            family: the kind of function.
+            function: the torch function.
+            dtype: that in which the rule is computed.
+            parameters: the layer's parameters, its weight first.
+            first: whether the input is data that no linear layer has seen.
+        """
+        place = self.place(family, function, parameters, first)
+        rule = self.rule.rule_for(place)
+        _check_epsilon(rule, dtype)
+        weight = parameters[0] if parameters else None
+        if place.is_linear() and weight is not None:
+            layer = self.index(place, weight)
+            if rule.needs_pattern and self.pattern is not None:
+                rule = rule.with_pattern(_fitting(self.pattern, *layer, weight))
+        elif rule.needs_pattern:
+            rule = rule.companion(family)
+        self.chosen.append((place, rule))
+        return str(place), rule
+
+    def check(self, output: Any) -> None:
+        """After the forward: raise if patterns were given for more layers than it called, or rules for others."""
+        if self.rule.needs_pattern and self.pattern is not None and len(self.pattern) > len(self._order):
+            names = [name for _, name in self._order.values()]
+            raise ValueError(f"pattern= has {len(self.pattern)} patterns for {len(names)} layers: {names}")
+        self.rule.check(self.chosen, output)
+
+    def place(
+        self, family: Family, function: Callable[..., Any], parameters: Sequence[Tensor | None], first: bool = False
+    ) -> Place:
+        """Where a rule is to be chosen for the call that comes next."""
+        called = function.__name__.strip("_")
+        owner = next((owner for p in parameters if p is not None and (owner := self._owner(p))), None)
+        name, module = owner or (called, None)
+        if parameters:
+            self.last_name = name
+        self._calls[name] += 1
+        return Place(name, family, called, module, self._calls[name], first)
+
+    def _owner(self, t: Tensor) -> Owner | None:
+        """The layer that owns a parameter, or what was made of one."""
+        owner: Owner | None = self._owners.get(id(t)) or self._derived.get(t)  # type: ignore[no-untyped-call]
+        return owner
+
+    def index(self, place: Place, weight: Tensor) -> tuple[int, str]:
+        """The number of the layer in the order of the forward and its name, which it keeps when it is called again.
+
+        A layer is what has a weight: one of which parts are used, or which is also used transposed, makes several.
+        """
+        owner = id(weight) if place.module is None else place.name
+        key = owner, weight.shape, weight.stride(), weight.storage_offset()
+        if key not in self._order:
+            is_taken = any(name == place.name for _, name in self._order.values())
+            self._order[key] = len(self._order), str(place) if is_taken else place.name
+            self._kept.append(weight)
+        return self._order[key]
+
+
+def parameter_owners(module: nn.Module) -> dict[int, Owner]:
+    """The layer, with its name, for the identity of each parameter and buffer.
+
+    A replica in ``torch.nn.DataParallel`` keeps its parameters, which are no longer leaves, under another attribute.
+    What a parametrization makes a weight of belongs to the layer that has the weight.
+    """
+    owners: dict[int, Owner] = {}
+    for path, layer in module.named_modules():
+        name = f".{path}".split(".parametrizations.")[0][1:]
+        owner = layer if name == path else module.get_submodule(name)
+        tensors = {**layer._parameters, **layer._buffers, **getattr(layer, "_former_parameters", {})}
+        for tensor in tensors.values():
+            owners.setdefault(id(tensor), (name or type(layer).__name__, owner))
+    return owners
+
+
+def _fitting(patterns: Patterns, index: int, name: str, w: Tensor) -> Tensor:
+    """The pattern of the layer, which must have the shape of its weight."""
+    try:
+        pattern: Tensor = patterns[name if isinstance(patterns, Mapping) else index]  # type: ignore[index]
+    except (KeyError, IndexError):
+        raise ValueError(f"pattern= has none for layer {name!r}, number {index + 1}") from None
+    if pattern.shape != w.shape:
+        raise ValueError(f"pattern= has shape {tuple(pattern.shape)} for layer {name!r}: must be {tuple(w.shape)}")
+    return pattern
+
+
+def _check_epsilon(rule: Rule, dtype: torch.dtype) -> None:
+    if isinstance(rule, Proportional) and rule.epsilon > 0 and _vanishes(rule.epsilon, dtype):
+        raise ValueError(
+            f"epsilon={rule.epsilon}: is 0 in {dtype}, whose smallest number is "
+            f"{torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps:.1e}; take a larger one, or float32"
+        )
+
+
+@cache
+def _vanishes(epsilon: float, dtype: torch.dtype) -> bool:
+    return torch.tensor(epsilon, dtype=dtype).item() == 0

@@ -1,0 +1,1 @@
+"""What a call of a torch function says."""

@@ -1,0 +1,159 @@
+"""Batch norms: merged with the linear layer before them, or else an affine map of their own.
+
+Other norms: the standard deviation is a constant, centring and scale are a linear map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...maps.linear_maps import Centred, Elementwise, LinearMap
+from ...rules.dividing import Gradient
+from ..calls.call import Call
+from ..streams import Handler, Layer, Streams
+
+Parameters = Sequence[Tensor | None]
+
+
+def batch_norm(streams: Streams, call: Call) -> Any:
+    """``torch.nn.functional.batch_norm`` in eval mode: ``z = x * scale + shift``, channel by channel."""
+    x, mean, var, weight, bias, training, eps = batch_norm_arguments(*call.args, **call.kwargs)
+    if not streams.is_live(x):
+        return NotImplemented
+    if training or mean is None or var is None:
+        streams.take_gradient("batch_norm in training mode")
+        return streams.follow(call)
+    scale, shift = _affine(mean, var, *(_value(streams, t) for t in (weight, bias)), eps=eps)
+    z = streams.evaluate(call)
+    before = streams.facts(x).layer
+    if before is not None and before.f.has_channels(z):
+        b = shift if before.b is None else before.b * scale + shift
+        w = before.f.scale_channels(before.w, scale)
+        layer = before._replace(w=w, b=b, rule=before.rule.scaled(before.f, scale))
+        return streams.relay_layer(call, layer, z, data=False)
+    channels = _channels(x)
+    f = Elementwise(input_shape=tuple(x.shape))
+    return _relay(streams, call, x, f, (scale.view(channels), shift.view(channels)), (weight, bias, mean))
+
+
+def layer_norm(streams: Streams, call: Call) -> Any:
+    """``torch.nn.functional.layer_norm``."""
+    x, shape, weight, bias, eps = _layer_norm_arguments(*call.args, **call.kwargs)
+    return _centred(streams, call, x, (*x.shape[: x.dim() - len(shape)], -1), (weight, bias), tuple(shape), eps)
+
+
+def group_norm(streams: Streams, call: Call) -> Any:
+    """``torch.nn.functional.group_norm``."""
+    x, groups, weight, bias, eps = _group_norm_arguments(*call.args, **call.kwargs)
+    return _centred(streams, call, x, (len(x), groups, -1), (weight, bias), _channels(x), eps)
+
+
+def instance_norm(streams: Streams, call: Call) -> Any:
+    """``torch.nn.functional.instance_norm``, with the statistics of the input or with running ones."""
+    x, mean, var, weight, bias, of_input, eps = _instance_norm_arguments(*call.args, **call.kwargs)
+    if not of_input:
+        return batch_norm(streams, Call(F.batch_norm, (x, mean, var, weight, bias), {"eps": eps}))
+    return _centred(streams, call, x, (*x.shape[:2], -1), (weight, bias), _channels(x), eps)
+
+
+def rms_norm(streams: Streams, call: Call) -> Any:
+    """``torch.nn.functional.rms_norm``."""
+    x, shape, weight, eps = _rms_norm_arguments(*call.args, **call.kwargs)
+    squares = streams.value(x).square().mean(tuple(range(-len(shape), 0)), keepdim=True)
+    scale = torch.rsqrt(squares + (torch.finfo(x.dtype).eps if eps is None else eps))
+    w = scale if weight is None else scale * streams.value(weight)
+    return _relay(streams, call, x, Elementwise(input_shape=tuple(x.shape)), (w, None), (weight,))
+
+
+def _centred(
+    streams: Streams, call: Call, x: Tensor, grouped: tuple[int, ...], parameters: Parameters,
+    parameter_shape: tuple[int, ...], eps: float,
+) -> Any:  # fmt: skip
+    """A norm of each group by its mean and deviation, followed by a weight and a bias."""
+    groups = streams.value(x).reshape(grouped)
+    scale = torch.rsqrt(groups.var(-1, correction=0, keepdim=True) + eps)
+    scale = scale.expand(groups.shape).reshape(x.shape)
+    weight, bias = (None if t is None else streams.value(t).view(parameter_shape) for t in parameters)
+    w = scale if weight is None else scale * weight
+    return _relay(streams, call, x, Centred(input_shape=tuple(x.shape), grouped=grouped), (w, bias), parameters)
+
+
+def _relay(
+    streams: Streams, call: Call, x: Tensor, f: LinearMap, values: tuple[Tensor, Tensor | None], parameters: Parameters
+) -> Any:
+    if not streams.is_live(x):
+        return NotImplemented
+    name, rule = streams.rule("norm", call, x, parameters)
+    if isinstance(rule, Gradient):
+        return streams.follow(call)
+    return streams.relay_layer(call, Layer(f, rule, name, x, streams.value(x), *values), streams.evaluate(call))
+
+
+def _value(streams: Streams, t: Tensor | None) -> Tensor | None:
+    return None if t is None else streams.value(t)
+
+
+def _channels(x: Tensor) -> tuple[int, ...]:
+    """The shape in which one number a channel broadcasts to ``x``."""
+    return (-1, *(1 for _ in x.shape[2:]))
+
+
+def _affine(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift of each channel."""
+    scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return scale, shift
+
+
+# The arguments in torch's order, to be bound by Python itself.
+
+
+def batch_norm_arguments(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
+    bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Input, statistics, weight, bias, whether it is training, and eps."""
+    return input, running_mean, running_var, weight, bias, training, eps
+
+
+def _instance_norm_arguments(
+    input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
+    weight: Tensor | None = None, bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Any, ...]:  # fmt: skip
+    return input, running_mean, running_var, weight, bias, use_input_stats, eps
+
+
+def _layer_norm_arguments(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Any, ...]:  # fmt: skip
+    return input, normalized_shape, weight, bias, eps
+
+
+def _group_norm_arguments(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Any, ...]:
+    return input, num_groups, weight, bias, eps
+
+
+def _rms_norm_arguments(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> tuple[Any, ...]:
+    return input, normalized_shape, weight, eps
+
+
+TABLE: dict[Callable[..., Any], Handler] = {
+    F.batch_norm: batch_norm,
+    F.instance_norm: instance_norm,
+    F.group_norm: group_norm,
+    F.layer_norm: layer_norm,
+    F.rms_norm: rms_norm,
+}

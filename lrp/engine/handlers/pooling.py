@@ -1,0 +1,131 @@
+"""Averages: in proportion to the values; maxima: the winner takes all, or as an average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...maps.linear_maps import Fixed
+from ...rules.dividing import Gradient
+from ...rules.rule import Rule
+from ..calls.call import Call, tensors_in
+from ..calls.lookup import named
+from ..streams import Handler, Layer, Streams
+
+
+def average(streams: Streams, call: Call) -> Any:
+    """A linear function of one tensor, with weights that are fixed and positive."""
+    return _fixed(streams, call, keeps_sign=True)
+
+
+def interpolation(streams: Streams, call: Call) -> Any:
+    """``torch.nn.functional.interpolate``: nearest neighbours are copies, all else is a fixed linear function."""
+    mode = _mode(*call.args, **call.kwargs)
+    if mode.startswith("nearest"):
+        return streams.follow(call, keeps=True)
+    return _fixed(streams, call, keeps_sign=mode != "bicubic")
+
+
+def _fixed(streams: Streams, call: Call, keeps_sign: bool) -> Any:
+    live = [t for t in tensors_in((call.args, call.kwargs)) if streams.is_live(t)]
+    if len(live) != 1:
+        return NotImplemented
+    (x,) = live
+    _, rule = streams.rule("pool", call, x)
+    facts: dict[str, Any] = {"nonnegative": keeps_sign and streams.is_nonnegative(x)}
+    if isinstance(rule, Gradient):
+        return streams.follow(call, **facts)
+
+    def function(t: Tensor) -> Tensor:
+        averaged: Tensor = call.run(lambda argument: t if argument is x else argument)
+        return averaged
+
+    return streams.relay_layer(call, _layer(streams, x, function, rule), streams.evaluate(call), **facts)
+
+
+def _layer(streams: Streams, x: Tensor, function: Callable[[Tensor], Tensor], rule: Rule) -> Layer:
+    f = Fixed(input_shape=tuple(x.shape), function=function)
+    return Layer(f, rule, None, x, streams.value(x), x.new_ones(()), None)
+
+
+def maximum(streams: Streams, call: Call) -> Any:
+    """A max pool. The winner's share is its gradient; any other rule shares as in the average of the same window."""
+    x = _input(*call.args, **call.kwargs)
+    _, rule = streams.rule("max_pool", call, x)
+    if isinstance(rule, Gradient):
+        return winner_takes_all(streams, call)
+    averaged = _AVERAGES_OF.get(call.function.__name__, _no_average)(*call.args[1:], **call.kwargs)
+    if averaged is None:
+        return NotImplemented
+    layer = _layer(streams, x, averaged, rule)
+    z, nonnegative = streams.evaluate(call), streams.is_nonnegative(x)
+    return streams.relay_layer(call, layer, z, total=averaged(layer.x), nonnegative=nonnegative)
+
+
+def winner_takes_all(streams: Streams, call: Call) -> Any:
+    """The gradient of a maximum goes to the winner, and so does its relevance."""
+    return streams.follow(call, keeps=True)
+
+
+def _average_pool(
+    pool: Callable[..., Tensor], kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> Callable[[Tensor], Tensor] | None:  # fmt: skip
+    if return_indices or dilation not in (1, (1,), (1, 1), (1, 1, 1)):
+        return None
+    return partial(pool, kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
+
+
+def _adaptive_average_pool(
+    pool: Callable[..., Tensor], output_size: Any, return_indices: bool = False
+) -> Callable[[Tensor], Tensor] | None:
+    return None if return_indices else partial(pool, output_size=output_size)
+
+
+def _mean(dim: Any = (), keepdim: bool = False) -> Callable[[Tensor], Tensor]:
+    return partial(torch.mean, dim=dim, keepdim=keepdim)
+
+
+def _no_average(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _input(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input
+
+
+def _mode(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any) -> str:
+    return mode
+
+
+_DIMENSIONS = ("1d", "2d", "3d")
+_AVERAGES = [f"{kind}_pool{d}" for kind in ("avg", "adaptive_avg") for d in _DIMENSIONS]
+_MAXIMA = [
+    f"{kind}_pool{d}{ending}"
+    for kind in ("max", "adaptive_max")
+    for d in _DIMENSIONS
+    for ending in ("", "_with_indices")
+]
+_WINNERS = "max maximum amin min minimum fmax fmin topk sort msort kthvalue median".split()
+
+_AVERAGES_OF: dict[str, Callable[..., Callable[[Tensor], Tensor] | None]] = {
+    "amax": _mean,
+    **{f"max_pool{d}": partial(_average_pool, getattr(F, f"avg_pool{d}")) for d in _DIMENSIONS},
+    **{
+        f"adaptive_max_pool{d}": partial(_adaptive_average_pool, getattr(F, f"adaptive_avg_pool{d}"))
+        for d in _DIMENSIONS
+    },
+}
+
+TABLE: dict[Callable[..., Any], Handler] = {
+    F.interpolate: interpolation,
+    **dict.fromkeys(named(*_AVERAGES, "mean", "sum"), average),
+    F.fold: average,
+    **dict.fromkeys(named(*_MAXIMA, "amax"), maximum),
+    **dict.fromkeys(named(*_WINNERS), winner_takes_all),
+}

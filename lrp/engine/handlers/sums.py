@@ -1,0 +1,79 @@
+"""Sums: in proportion to the terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...maps.arithmetic import divide
+from ...maps.linear_maps import Fixed
+from ...rules.dividing import Epsilon, Gradient
+from ...rules.rule import Proportional, Rule
+from ..calls.call import Call
+from ..calls.lookup import named
+from ..propagation import computing_dtype
+from ..streams import Handler, Streams
+from .products import unchanged
+
+
+@dataclass(frozen=True)
+class SumRelevance:
+    """The backward of ``z = p a + q b``: each term's share is in proportion to its value, or as the rule has it."""
+
+    p: float
+    q: float
+    rule: Rule
+
+    def __call__(self, R: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = computing_dtype(R)
+        p_a, q_b, R = self.p * a.to(dtype), self.q * b.to(dtype), R.to(dtype)
+        of_a, of_b = self._shares(p_a, q_b, p_a + q_b, R)
+        return of_a.sum_to_size(a.shape).to(a), of_b.sum_to_size(b.shape).to(b)
+
+    def _shares(self, a: Tensor, b: Tensor, z: Tensor, R: Tensor) -> Sequence[Tensor]:
+        if type(self.rule) is Proportional or (type(self.rule) is Epsilon and self.rule.exponent == 1):
+            s = divide(R, z, self.rule.epsilon)
+            return a * s, b * s
+        terms = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
+        f = Fixed(input_shape=tuple(terms.shape), function=partial(torch.sum, dim=-1))
+        return self.rule.redistribute(f, terms, terms.new_ones(()), None, z, R).unbind(-1)
+
+
+def total(streams: Streams, call: Call, p: float = 1.0, q: float = 1.0) -> Any:
+    """``p a + q b``. A term that is constant counts as a bias."""
+    a, b, p, q = _terms(p, q, *call.args, **call.kwargs)
+    live = [t for t in (a, b) if isinstance(t, Tensor) and streams.is_live(t)]
+    _, rule = streams.rule("sum", call, live[0])
+    if isinstance(rule, Gradient):
+        return streams.follow(call)
+    if len(live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
+        return unchanged(streams, call)
+    a, b = (t if isinstance(t, Tensor) else torch.tensor(t) for t in (a, b))
+    saved = [_before(streams, call, t) for t in (a, b)]
+    nonnegative = min(p, q) >= 0 and streams.is_nonnegative(a) and streams.is_nonnegative(b)
+    carriers = [streams.carrier(t) for t in (a, b)]
+    z = streams.evaluate(call)
+    return streams.relay(call, z, carriers, SumRelevance(p, q, rule), saved, nonnegative=nonnegative)
+
+
+def _before(streams: Streams, call: Call, t: Tensor) -> Tensor:
+    """The value of a term before the call, which may overwrite it."""
+    if t is not call.target or streams.differentiable:
+        return streams.value(t)
+    return t.detach().clone() if call.rescued is None else call.rescued
+
+
+def _terms(p: float, q: float, input: Any, other: Any, *, alpha: float = 1.0) -> tuple[Any, Any, float, float]:
+    return input, other, p, q * alpha
+
+
+TABLE: dict[Callable[..., Any], Handler] = {
+    **dict.fromkeys(named("add", "__add__", "__radd__", "__iadd__"), total),
+    **dict.fromkeys(named("sub", "subtract", "__sub__", "__isub__"), partial(total, q=-1.0)),
+    **dict.fromkeys(named("__rsub__"), partial(total, p=-1.0)),
+}

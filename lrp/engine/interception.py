@@ -1,0 +1,172 @@
+"""Run a model's own forward, and give every torch function that it calls its relevance.
+
+The mode sees each call of a torch function. A call that touches no live tensor runs as it is; the others go to their
+handler (:mod:`lrp.handlers`). No module is edited, hooked or traced: the model's own forward is the truth.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..rules.rule import Place, Rule
+from .assignment import Assignment, Patterns
+from .calls.call import Call, in_place_target, tensors_in
+from .handlers import TABLE
+from .streams import Streams
+
+
+class RelevanceWarning(UserWarning):
+    """A function has no rule for its relevance, and its plain gradient stands in for one."""
+
+
+class Interception(TorchFunctionMode):
+    """While active, torch functions of live tensors carry relevance.
+
+    Args:
+        streams: the live tensors.
+    """
+
+    def __init__(self, streams: Streams) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        target = in_place_target(func, args, kwargs)
+        if target is not None and target.requires_grad and target.is_leaf:
+            return func(*args, **kwargs)  # an error, which torch explains
+        rescued = None if target is None else self.streams.keeper.rescue(target)
+        if not torch.is_grad_enabled() or kwargs.get("out") is not None or not self._is_live((args, kwargs)):
+            constant = func(*args, **kwargs)
+            self.streams.assignment.derive((args, kwargs), constant)
+            return constant
+        call = Call(func, args, kwargs, target, rescued)
+        handler = TABLE.get(func)
+        result = NotImplemented if handler is None else handler(self.streams, call)
+        return self._take_gradient(call) if result is NotImplemented else result
+
+    def _is_live(self, arguments: Any) -> bool:
+        return any(map(self.streams.is_live, tensors_in(arguments)))
+
+    def _take_gradient(self, call: Call) -> Any:
+        """The call without a rule. Where its output carries relevance, that is worth a warning."""
+        result = self.streams.follow(call)
+        if self._is_live(result if call.target is None else call.target):
+            self.streams.take_gradient(getattr(call.function, "__name__", str(call.function)))
+        return result
+
+
+def explained(
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    inputs: Sequence[Tensor] | None = None,
+    rule: Rule,
+    pattern: Patterns | None = None,
+    module: nn.Module | None = None,
+    differentiable: bool = False,
+    strict: bool = False,
+) -> Any:
+    """``forward(*args, **kwargs)``, with the same values, whose backward carries relevance.
+
+    Args:
+        forward: a model's forward.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        inputs: the explained inputs; by default all tensors among the arguments that require grad.
+        rule: a rule, or a composite.
+        pattern: patterns of the layers, for rules that need them.
+        module: the model, if there is one: its layers have names, and it is left as it was.
+        differentiable: whether the relevance may itself be differentiated.
+        strict: whether a function without a rule is an error.
+
+    Raises:
+        ValueError, TypeError: for an input that does not require grad, patterns that do not fit.
+        NotImplementedError: if strict, for functions without a rule; all of them are listed.
+    """
+    if rule.needs_pattern and pattern is None:
+        raise ValueError(f"rule={rule} needs pattern=: a list with one for each linear layer, or a dict by name")
+    return _run(forward, args, kwargs, Assignment(rule, pattern, module), inputs, differentiable, strict)
+
+
+def assigned(
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    rule: Rule,
+    module: nn.Module | None,
+) -> list[tuple[Place, Rule]]:
+    """The rule of each place that ``forward(*args, **kwargs)`` comes to; see :func:`explained`."""
+    assignment = Assignment(rule, None, module)
+    _run(forward, args, kwargs, assignment)
+    return assignment.chosen
+
+
+def _run(
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    assignment: Assignment,
+    inputs: Sequence[Tensor] | None = None,
+    differentiable: bool = False,
+    strict: bool = False,
+) -> Any:
+    inputs = [t for t in tensors_in((args, kwargs) if inputs is None else inputs) if t.requires_grad]
+    _check(inputs)
+    mode = Interception(Streams(inputs, assignment, differentiable))
+    with _untouched(assignment.module, inputs), mode:
+        output = forward(*args, **kwargs)
+    assignment.check(output)
+    _tell(mode.streams.unsupported, strict)
+    for t in tensors_in(output):  # what the caller does to the output in place must not reach what backward needs
+        mode.streams.keeper.rescue(t)
+    return output
+
+
+def _check(inputs: Sequence[Tensor]) -> None:
+    if not torch.is_grad_enabled():
+        raise ValueError("explain=True under torch.no_grad(): relevance needs autograd; leave no_grad() to explain")
+    if not inputs:
+        raise ValueError("explain=True needs an input that requires grad: call x.requires_grad_() before")
+
+
+@contextmanager
+def _untouched(module: nn.Module | None, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Leave buffers and random numbers as they were: in training mode, a forward changes them."""
+    training = [m for m in ([] if module is None else module.modules()) if m.training]
+    if not training:
+        yield
+        return
+    buffers = [(m._buffers, name, b, b.clone()) for m in training for name, b in m._buffers.items() if b is not None]
+    devices = {t.device.index for t in inputs if t.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for owner, name, buffer, before in buffers:
+            buffer.data.copy_(before)  # not seen by autograd: a backward that is still to come may need the buffer
+            owner[name] = buffer
+
+
+def _tell(functions: Sequence[str], strict: bool) -> None:
+    if not functions:
+        return
+    listed = ", ".join(dict.fromkeys(functions))
+    if strict:
+        raise NotImplementedError(f"strict=True: there is no rule for the relevance of {listed}")
+    warnings.warn(
+        f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead",
+        RelevanceWarning,
+        stacklevel=7,  # the line that called the model
+    )

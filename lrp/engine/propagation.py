@@ -1,0 +1,142 @@
+"""Relay: the autograd function that carries values forward and relevance backward.
+
+In an explained forward every tensor that depends on the input carries relevance: its autograd graph is made of
+relays, and of torch's own functions where their gradient is the relevance. The values come from torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from ..maps.arithmetic import is_vmapped
+from ..maps.linear_maps import LinearMap
+from ..rules.rule import Rule
+from .calls.call import tensors_in
+from .recording import report
+
+LARGE = 2**25  # bytes
+PART = 2**24
+
+Redistribute = Callable[..., "Tensor | tuple[Tensor | None, ...]"]
+
+
+@dataclass(frozen=True)
+class LayerRelevance:
+    """The backward of a layer: its linear map, its rule, and the name under which it is traced."""
+
+    f: LinearMap
+    rule: Rule
+    name: str | None
+    thread: int
+
+    def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
+        dtype, own = computing_dtype(R), x.dtype
+        x, w, z, R = (t.to(dtype) for t in (x, w, z, R))
+        b = None if b is None else b.to(dtype)
+        size = self._samples_at_a_time(x, R)
+        if size >= len(x):
+            relevance = self.rule.redistribute(self.f, x, w, b, z, R)
+        else:
+            relevance = torch.empty_like(x)
+            for part in (slice(start, start + size) for start in range(0, len(x), size)):
+                f = replace(self.f, input_shape=tuple(x[part].shape))
+                relevance[part] = self.rule.redistribute(f, x[part], w, b, z[part], R[part])
+        relevance = relevance.to(own)
+        if self.name is not None:
+            report(self.name, relevance, self.thread)
+        return relevance
+
+    def _samples_at_a_time(self, x: Tensor, R: Tensor) -> int:
+        """As many as the processor's memory is good at: the allocator reuses no larger pieces, nor does the cache."""
+        nbytes = max(x.numel(), R.numel()) * R.element_size()
+        if nbytes <= LARGE or R.device.type != "cpu" or torch.is_grad_enabled() or is_vmapped(R):
+            return len(x)
+        if not (self.f.is_divisible() and self.rule.is_divisible(x)):
+            return len(x)
+        return max(1, len(x) * PART // nbytes)
+
+
+def relay(
+    redistribute: Redistribute,
+    z: Tensor,
+    carriers: Sequence[Tensor],
+    saved: Sequence[Tensor] = (),
+    *,
+    in_place: bool = False,
+    differentiable: bool = False,
+) -> Tensor:
+    """A tensor that has the values ``z`` and passes its relevance on to the carriers.
+
+    Args:
+        redistribute: called in backward as ``redistribute(R, *saved)``; gives the relevance of each carrier.
+        z: the values.
+        carriers: the tensors that get relevance.
+        saved: what ``redistribute`` needs.
+        in_place: the first carrier has become ``z`` itself, by an operation in place, and is returned.
+        differentiable: whether the relevance may be differentiated; ``saved`` then has its own autograd graph.
+    """
+    output: Tensor = _Relay.apply(redistribute, differentiable, in_place, len(carriers), *carriers, z, *saved)
+    return output
+
+
+def nearest_layers(output: Any) -> Iterator[LayerRelevance]:
+    """The layers that no other follows on the way to the tensors in ``output``."""
+    seen: set[Node] = set()
+    ahead: list[Node | None] = [t.grad_fn for t in tensors_in(output)]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        backward = getattr(node, "redistribute", None)
+        if isinstance(backward, LayerRelevance) and backward.name is not None:
+            yield backward
+        else:
+            ahead.extend(before for before, _ in node.next_functions)
+
+
+class _Relay(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        redistribute: Redistribute, differentiable: bool, in_place: bool, n_carriers: int, *tensors: Tensor
+    ) -> Tensor:
+        return tensors[0] if in_place else tensors[n_carriers].detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # the carriers come first: autograd takes the first tensor for the one that an operation in place overwrites
+        ctx.redistribute, ctx.differentiable, in_place, n_carriers, *tensors = inputs
+        ctx.n_inputs = len(inputs)
+        if in_place:
+            ctx.mark_dirty(output)
+        ctx.save_for_backward(*tensors[n_carriers + 1 :])
+
+    @staticmethod
+    def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not ctx.differentiable:
+            raise RuntimeError(
+                "create_graph=True: this relevance cannot be differentiated; explain with "
+                "forward(..., explain=True, differentiable=True)"
+            )
+        with without_autocast(R.device.type):
+            relevances = ctx.redistribute(R, *ctx.saved_tensors)
+        if isinstance(relevances, Tensor):
+            relevances = (relevances,)
+        return (*(None,) * 4, *relevances, *(None,) * (ctx.n_inputs - 4 - len(relevances)))
+
+
+def without_autocast(device_type: str) -> Any:
+    """Rules choose their own precision, also where the caller runs backward() under autocast."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+
+
+def computing_dtype(R: Tensor) -> torch.dtype:
+    """float16 ends at 65504, which R / 1e-6 exceeds soon: rules compute it in float32."""
+    return torch.float32 if R.dtype == torch.float16 else R.dtype

@@ -1,0 +1,3 @@
+"""Patterns for PatternNet and PatternAttribution."""
+
+from .statistics import *  # noqa: F403

@@ -1,0 +1,78 @@
+"""Files of patterns and of what they are fitted from: tensors by layer name, in the safetensors format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ..engine.handlers.linear import TABLE
+from ..maps.contractions import Contraction
+from ..maps.convolutions import Convolution
+from ..maps.linear_maps import Linear, Sampled
+
+Path = str | PathLike[str]
+Shapes = Mapping[str, tuple[int, ...]]
+
+_FUNCTIONS = {function.__name__.strip("_") for function in TABLE}
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors by name, and what JSON can say about them."""
+    from safetensors.torch import save_file
+
+    save_file(dict(_unshared(tensors)), path, {"lrp": json.dumps(about)})
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors on the CPU, each with memory of its own, which most have without a copy."""
+    used = set()
+    for key, t in tensors.items():
+        t = t.detach().cpu().contiguous()
+        memory = t.untyped_storage()
+        is_own = memory.data_ptr() not in used and memory.nbytes() == t.nbytes
+        used.add(memory.data_ptr())
+        yield key, t if is_own else t.clone()
+
+
+def read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`write` has written; ``key`` must be among what it says."""
+    import safetensors
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = json.loads((file.metadata() or {}).get("lrp", "{}"))
+        if key not in about:
+            raise ValueError(f"{path}: was not written by the function of lrp.patterns that belongs to this one")
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+
+def check_fits(shapes: Shapes, model: nn.Module) -> None:
+    """Raise and name the first layer, if a model has no layers of these names with weights of these shapes.
+
+    What cannot be told without data is let through: functions without parameters, and weights that are made of others.
+    """
+    layers = {name or type(layer).__name__: layer for name, layer in model.named_modules()}
+    for name, shape in shapes.items():
+        owner, _, used_again = name.partition("#")
+        layer = layers.get(owner)
+        if (layer is None and owner not in _FUNCTIONS) or (layer is not None and not layer.state_dict()):
+            raise _misfit(name, shape, model, "not there")
+        if isinstance(layer, (nn.Linear, _ConvNd)) and not used_again and layer.weight.shape != shape:
+            raise _misfit(name, shape, model, f"of shape {tuple(layer.weight.shape)}")
+
+
+def _misfit(name: str, shape: tuple[int, ...], model: nn.Module, found: str) -> ValueError:
+    return ValueError(f"layer {name!r} has a pattern of shape {shape}; in {type(model).__name__} it is {found}")
+
+
+def linear_map(type: str, **settings: Any) -> Sampled:
+    """The linear map with these fields, as JSON has them."""
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return _MAPS[type](**fields)
+
+
+_MAPS: dict[str, Callable[..., Sampled]] = {f.__name__: f for f in (Linear, Convolution, Contraction)}

@@ -1,0 +1,74 @@
+"""The contributions that rules weigh against each other: those that agree with an output's growth, and the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..maps.arithmetic import add_, negative, positive
+from ..maps.linear_maps import LinearMap
+from ..maps.weights import Make
+from .rule import Parts, Proportional
+
+
+@dataclass(frozen=True)
+class Favour:
+    """``w + gamma w+``, or with the negative ``part`` ``w + gamma w-``."""
+
+    part: Make
+    gamma: float
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return torch.add(w, self.part(w), alpha=self.gamma)
+
+
+@dataclass(frozen=True)
+class Power:
+    """``w^p``."""
+
+    exponent: int
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return torch.pow(w, self.exponent)
+
+
+def of_bias(b: Tensor | None, make: Make) -> Tensor | None:
+    """The modified bias, if there is one."""
+    return None if b is None else make(b)
+
+
+def signed_parts(f: LinearMap, x: Tensor, up: Make, down: Make) -> Parts:
+    """Positive inputs that meet ``up(w)``, and negative ones that meet ``down(w)``."""
+    return [(positive(x), up), (negative(x), down)] if f.signed else [(x, up)]
+
+
+def agreeing_parts(f: LinearMap, x: Tensor) -> Parts:
+    """The parts whose contributions are positive."""
+    return signed_parts(f, x, positive, negative)
+
+
+def opposing_parts(f: LinearMap, x: Tensor) -> Parts:
+    """The parts whose contributions are negative."""
+    return signed_parts(f, x, negative, positive)
+
+
+def opposing_total(
+    rule: Proportional, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, agreeing: Tensor
+) -> Tensor:
+    """What the output ``z`` is besides its agreeing total: without a pass of its own, where that is precise."""
+    if not _is_precise(z):
+        return rule.total(f, opposing_parts(f, x), w, of_bias(b, negative))
+    opposing = z - agreeing
+    return add_(opposing, f.per_output(b), -1.0) if b is not None and rule.bias == "ignore" else opposing
+
+
+def ones_of_a_sample(x: Tensor) -> Tensor:
+    """Ones of the shape of one sample, for rules that do not look at the input."""
+    return x.new_ones(x.shape if x.dim() == 1 else (1, *x.shape[1:]))
+
+
+def _is_precise(z: Tensor) -> bool:
+    """Whether ``z`` is good enough for the difference of two sums; products in TF32 on a GPU are not."""
+    return z.dtype == torch.float64 or (z.dtype == torch.float32 and z.device.type == "cpu")

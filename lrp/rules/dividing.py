@@ -1,0 +1,406 @@
+"""The rules: how the relevance of a layer's outputs is shared out among its inputs.
+
+Each is a frozen dataclass with one method, :meth:`Rule.redistribute`, written in terms of a linear map and so valid
+for every layer. ``t+ = max(t, 0)`` and ``t- = min(t, 0)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..maps.arithmetic import add_, broadcasts, divide, lerp_, negative, positive
+from ..maps.linear_maps import LinearMap
+from .contributions import (
+    Favour,
+    Power,
+    agreeing_parts,
+    of_bias,
+    ones_of_a_sample,
+    opposing_parts,
+    opposing_total,
+    signed_parts,
+)
+from .patterns import PatternAttribution, PatternNet
+from .rule import Bias, Family, Gradient, Pass, Proportional, Rule, brief, check_number
+
+__all__ = [
+    "AlphaBeta",
+    "Deconvnet",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "Gradient",
+    "Guided",
+    "Pass",
+    "PatternAttribution",
+    "PatternNet",
+    "Proportional",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+    "get",
+]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Epsilon(Proportional):
+    """``R_in = x * W^T (R / stabilize(z, epsilon))``: for the upper layers, and for sums and means.
+
+    Args:
+        epsilon: default 0.1. As it grows, weak and contradicting contributions are absorbed.
+        exponent: a positive integer p; contributions are then ``x^p w^p``, without bias unless p = 1.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for an epsilon below 0, an exponent that is no positive integer, an unknown bias policy.
+
+    Source: Bach et al. 2015, equation 58; Montavon et al. 2019 (LRP: an overview), section 10.2.2; the exponent:
+    Boehle et al. 2019 (Frontiers in Aging Neuroscience 11:194).
+
+    >>> Epsilon()
+    Epsilon(epsilon=0.1, exponent=1)
+    """
+
+    epsilon: float = 0.1
+    exponent: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.exponent, int) or isinstance(self.exponent, bool) or self.exponent < 1:
+            raise ValueError(f"exponent={self.exponent!r}: must be a positive integer")
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        if self.exponent > 1:
+            return self.share(f, [(x**self.exponent, Power(self.exponent))], w, None, R)
+        return super().redistribute(f, x, w, b, z, R)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gamma(Proportional):
+    """Favours what agrees with the output's sign, for lower and middle layers.
+
+    Where no input of the sample is negative, contributions are ``x (w + gamma w+)`` and the bias is ``b + gamma b+``.
+    Otherwise the generalised rule: an output ``z >= 0`` has the contributions ``x+ (w + gamma w+) + x- (w + gamma w-)``
+    and the bias ``b + gamma b+``; an output ``z < 0`` has ``x+ (w + gamma w-) + x- (w + gamma w+)`` and
+    ``b + gamma b-``. An ignored bias does not count in the sign of ``z`` either.
+
+    Args:
+        gamma: 0 (the epsilon rule) or more; infinity would be zplus. Default 0.1.
+        generalized: True takes the generalised rule for every sample, as zennit does. It differs only for outputs
+            ``z < 0`` that have relevance, as in a residual sum or a layer without activation: there the classical
+            denominator ``z + gamma z+`` crosses zero, and relevance can blow up. Default False.
+        epsilon: stabiliser, default 1e-6.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for a gamma or epsilon below 0, an unknown bias policy.
+
+    Source: Montavon et al. 2019 (LRP: an overview), section 10.2.3; for signed inputs Andeol et al. 2023
+    (arXiv 2110.07382), section 3.
+
+    >>> Gamma(0.25)
+    Gamma(gamma=0.25)
+    """
+
+    gamma: float = 0.1
+    generalized: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "gamma", at_least=0)
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        up, down = Favour(positive, self.gamma), Favour(negative, self.gamma)
+        if not (f.signed or self.generalized):
+            return self.share(f, [(x, up)], w, of_bias(b, up), R)
+        agreeing = self.total(f, agreeing_parts(f, x), w, of_bias(b, positive))
+        opposing = opposing_total(self, f, x, w, b, z, agreeing)
+        if self.bias == "ignore":
+            z = f.without_bias(x, w, b, z)
+        mirrored = z < 0 if self.generalized else (z < 0) & (f.lowest(x) < 0)
+        s = divide(R, z + self.gamma * torch.where(mirrored, opposing, agreeing), self.epsilon)
+        relevance = self.pull(f, signed_parts(f, x, up, down), w, of_bias(b, up), s.masked_fill(mirrored, 0.0))
+        parts = signed_parts(f, x, down, up)
+        return add_(relevance, self.pull(f, parts, w, of_bias(b, down), s.masked_fill(~mirrored, 0.0)))
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return f.signed or self.generalized
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AlphaBeta(Proportional):
+    """Positive contributions with weight alpha against negative ones with weight beta; ``alpha - beta = 1``.
+
+    ``R_in = alpha * share of (x+ w+ + x- w-) - beta * share of (x+ w- + x- w+)``.
+
+    Args:
+        alpha: 1 or more.
+        beta: ``alpha - 1``.
+        conserve: if True, an output that has contributions of one sign only keeps all its relevance on that sign.
+            If False (default) it loses what belongs to the other sign.
+        epsilon: stabiliser, default 1e-6.
+        bias: default ``"ignore"``; ``"absorb"`` puts b+ in the positive and b- in the negative denominator.
+
+    Raises:
+        ValueError: for alpha - beta other than 1, a beta or epsilon below 0, an unknown bias policy.
+
+    Source: Bach et al. 2015, equation 60; ``conserve``: Boehle et al. 2019 (Frontiers in Aging Neuroscience 11:194).
+
+    >>> AlphaBeta(2, 1)
+    AlphaBeta(alpha=2, beta=1, conserve=False)
+    """
+
+    alpha: float
+    beta: float
+    conserve: bool = False
+    bias: Bias = field(default="ignore", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "alpha", at_least=1)
+        check_number(self, "beta", at_least=0)
+        if not math.isclose(self.alpha - self.beta, 1, abs_tol=1e-9 * self.alpha):
+            raise ValueError(
+                f"alpha={self.alpha}, beta={self.beta}: alpha - beta must be 1, so beta={self.alpha - 1:g} here"
+            )
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        plus, minus = agreeing_parts(f, x), opposing_parts(f, x)
+        b_plus, b_minus = of_bias(b, positive), of_bias(b, negative)
+        if not self.needs_output(f):
+            return self.share(f, plus, w, b_plus, R, sign=+1)
+        z_plus = self.total(f, plus, w, b_plus)
+        if self.conserve:
+            z_minus = self.total(f, minus, w, b_minus)  # exactly zero where nothing is negative
+            R_plus = torch.where(z_minus == 0, R, self.alpha * R)
+            R_minus = torch.where(z_plus == 0, R, -self.beta * R)
+            shares = self.share(f, plus, w, b_plus, R_plus, z_plus, sign=+1)
+            return add_(shares, self.share(f, minus, w, b_minus, R_minus, z_minus, sign=-1))
+        z_minus = opposing_total(self, f, x, w, b, z, z_plus)
+        shares = self.share(f, plus, w, b_plus, R, z_plus, sign=+1)
+        # alpha P - beta N = P + beta (P - N), in one pass
+        return lerp_(shares, self.share(f, minus, w, b_minus, R, z_minus, sign=-1), -self.beta)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return self.beta > 0 or self.conserve
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ZPlus(Proportional):
+    """``R_in`` in proportion to ``x+ w+ + x- w-``, the contributions that are positive; b+ is absorbed.
+
+    Args:
+        epsilon: stabiliser, default 1e-6.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for a negative epsilon and an unknown bias policy.
+
+    Source: Montavon et al. 2017 (deep Taylor decomposition, Pattern Recognition 65), the z+ rule.
+
+    >>> ZPlus()
+    ZPlus()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return self.share(f, agreeing_parts(f, x), w, of_bias(b, positive), R, sign=+1)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ZBox(Proportional):
+    """For inputs with bounds, such as pixels: ``R_in`` in proportion to ``x w - low w+ - high w-``.
+
+    Args:
+        low: smallest value that an input can have: a number, or a tensor that broadcasts to the input, such as
+            ``(C, 1, 1)`` for one bound a channel. In the unit of the input.
+        high: largest value, alike.
+        epsilon: stabiliser, default 1e-6.
+        bias: accepted as for all dividing rules; this rule leaves the bias out whatever it says.
+
+    Raises:
+        ValueError: for low > high, for bounds that do not broadcast to the input, a negative epsilon.
+        TypeError: for bounds that are neither numbers nor tensors.
+
+    Source: Montavon et al. 2017 (deep Taylor decomposition, Pattern Recognition 65), the z^B rule.
+
+    >>> ZBox(-1.0, 1.0)
+    ZBox(low=-1.0, high=1.0)
+    """
+
+    low: float | Tensor
+    high: float | Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = (_bound(name, getattr(self, name)) for name in ("low", "high"))
+        if not (broadcasts(low, high) or broadcasts(high, low)):
+            raise ValueError(f"low of shape {tuple(low.shape)} and high of shape {tuple(high.shape)}: must broadcast")
+        if not bool((low <= high).all()):
+            raise ValueError(f"low={brief(self.low)}, high={brief(self.high)}: low must not be above high")
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        low, high = (_fit(name, getattr(self, name), x) for name in ("low", "high"))
+        # x w - low w+ - high w-, grouped so that a pixel on its bound contributes an exact zero
+        return self.share(f, [(x - low, positive), (x - high, negative)], w, None, R)
+
+    def is_divisible(self, x: Tensor) -> bool:
+        bounds = (_bound(name, getattr(self, name)) for name in ("low", "high"))
+        return all(bound.dim() < x.dim() or len(bound) == 1 for bound in bounds)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WSquare(Proportional):
+    """``R_in`` in proportion to ``w^2``, whatever the input; b^2 is absorbed. For a first layer without bounds.
+
+    Args:
+        epsilon: stabiliser, default 1e-6.
+        bias: as for all dividing rules, default ``"absorb"``.
+
+    Raises:
+        ValueError: for a negative epsilon and an unknown bias policy.
+
+    Source: Montavon et al. 2017 (deep Taylor decomposition, Pattern Recognition 65), the w^2 rule.
+
+    >>> WSquare()
+    WSquare()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return self.share(f, [(ones_of_a_sample(x), torch.square)], w, of_bias(b, torch.square), R)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+    def companion(self, family: Family) -> Rule:
+        return Flat(epsilon=self.epsilon) if family == "pool" else super().companion(family)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Flat(Proportional):
+    """``R_in`` in equal parts for all the inputs that an output is connected to. For a first layer; for pools too.
+
+    Args:
+        epsilon: stabiliser, default 1e-6.
+        bias: accepted as for all dividing rules; this rule leaves the bias out whatever it says.
+
+    Raises:
+        ValueError: for a negative epsilon and an unknown bias policy.
+
+    Source: Bach et al. 2015; Lapuschkin et al. 2019 (Nature Communications 10:1096), the flat rule.
+
+    >>> Flat()
+    Flat()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return self.share(f, [(ones_of_a_sample(x), torch.ones_like)], w, None, R)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+    def companion(self, family: Family) -> Rule:
+        return self if family == "pool" else super().companion(family)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Guided(Rule):
+    """For activations: the gradient of what is positive, ``slope * R+``; guided backpropagation.
+
+    Source: Springenberg et al. 2015 (arXiv 1412.6806), section 3.4.
+
+    >>> Guided()
+    Guided()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return f.pullback(positive(R), w)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Deconvnet(Rule):
+    """For activations: what is positive, ``R+``, whatever the activation's input was.
+
+    Source: Zeiler and Fergus 2014 (arXiv 1311.2901), section 2.1.
+
+    >>> Deconvnet()
+    Deconvnet()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return positive(R)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+
+KEYS: dict[str, Rule] = {
+    "gradient": Gradient(),
+    "epsilon": Epsilon(epsilon=0.1),
+    "gamma": Gamma(gamma=0.1),
+    "gamma+epsilon": Gamma(gamma=0.1, epsilon=0.1),
+    "alpha1beta0": AlphaBeta(1, 0),
+    "alpha2beta1": AlphaBeta(2, 1),
+    "zplus": ZPlus(),
+    "wsquare": WSquare(),
+    "flat": Flat(),
+    "patternnet": PatternNet(),
+    "patternattribution": PatternAttribution(),
+}
+
+
+def get(rule: str | Rule, keys: Mapping[str, Rule] = KEYS) -> Rule:
+    """The rule that ``rule=`` names: a key of the table, or a rule itself.
+
+    Raises:
+        ValueError: for a key that is not in the table; it lists the keys.
+        TypeError: for anything else, a rule's class without parentheses among them.
+
+    >>> get("alpha2beta1")
+    AlphaBeta(alpha=2, beta=1, conserve=False)
+    """
+    if isinstance(rule, Rule):
+        return rule
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise TypeError(f"rule={rule.__name__}: this is the class; write {rule.__name__}(...)")
+    if not isinstance(rule, str):
+        raise TypeError(f"rule={rule!r}: must be a key such as 'epsilon', or a lrp.Rule")
+    if rule not in keys:
+        near = difflib.get_close_matches(rule.lower(), keys, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"rule={rule!r} is unknown: {hint}the keys are {', '.join(map(repr, keys))}")
+    return keys[rule]
+
+
+def _bound(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return torch.tensor(float(value))
+    raise TypeError(f"{name}={value!r}: must be a number or a tensor")
+
+
+def _fit(name: str, value: float | Tensor, x: Tensor) -> Tensor:
+    """The bound, in the dtype and on the device of ``x``."""
+    bound = _bound(name, value).to(x)
+    if not broadcasts(bound, x):
+        raise ValueError(
+            f"{name}: shape {tuple(bound.shape)} does not broadcast to the input's, {tuple(x.shape)}; "
+            "where padding_mode pads the input first, give a number or one bound a channel"
+        )
+    return bound

@@ -1,0 +1,283 @@
+"""What a rule is, and the three that stand beside others: in proportion, unchanged, the gradient.
+
+``R`` is relevance, ``x`` a layer's input, ``w`` and ``b`` its weight and bias, ``z`` its output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from ..maps.arithmetic import add_, divide, identity, mul_, sum_up
+from ..maps.linear_maps import LinearMap
+from ..maps.weights import Make
+
+Bias = Literal["absorb", "ignore", "distribute"]
+Family = Literal["linear", "conv", "norm", "pool", "max_pool", "sum", "product", "activation"]
+Parts = Sequence[tuple[Tensor, Make]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One call of a torch function in an explained forward, which a rule is chosen for.
+
+    Attributes:
+        name: the name of the layer that owns the function's parameters, or else the function's name.
+        family: its kind: ``"conv"``, ``"linear"``, ``"norm"``, ``"pool"`` (averages and interpolation),
+            ``"max_pool"``, ``"sum"``, ``"product"`` or ``"activation"``.
+        function: the torch function's name, such as ``"conv2d"``.
+        module: the layer, or None where no layer owns the parameters.
+        number: 1 for the first call of this name, 2 for the second, ...
+        first: whether the input is data that no linear layer or convolution has seen.
+    """
+
+    name: str
+    family: Family
+    function: str
+    module: nn.Module | None = None
+    number: int = 1
+    first: bool = False
+
+    def is_linear(self) -> bool:
+        """Whether this is a linear layer or a convolution."""
+        return self.family in ("linear", "conv")
+
+    def __str__(self) -> str:
+        return self.name if self.number == 1 else f"{self.name}#{self.number}"
+
+
+class Rule:
+    """How the relevance ``R`` of a layer's outputs is shared out among its inputs.
+
+    A rule of your own subclasses this and defines :meth:`redistribute`:
+
+    >>> @dataclass(frozen=True)
+    ... class Plain(Rule):
+    ...     def redistribute(self, f, x, w, b, z, R):
+    ...         return x * f.pullback(R, w)
+    >>> import torch, lrp
+    >>> x = torch.ones(1, 2, requires_grad=True)
+    >>> lrp.functional.linear(x, torch.tensor([[1.0, 2.0]]), rule=Plain()).backward()
+    >>> x.grad
+    tensor([[1., 2.]])
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        """The relevance of the inputs.
+
+        Args:
+            f: the layer as a linear map, with ``f.forward``, ``f.pullback`` and ``f.weight_pullback``.
+            x: the layer's input.
+            w: its weight.
+            b: its bias, or None.
+            z: its output ``f.forward(x, w, b)``, which need not be computed again.
+            R: the relevance of the outputs, of the shape of ``z``.
+
+        Returns:
+            A tensor of the shape of ``x``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define redistribute()")
+
+    def needs_output(self, f: LinearMap) -> bool:
+        """Whether :meth:`redistribute` looks at ``z``. One that does not is given an empty tensor, to save memory."""
+        return True
+
+    def is_divisible(self, x: Tensor) -> bool:
+        """Whether :meth:`redistribute` may be called with a few samples of the batch ``x`` at a time."""
+        return False
+
+    @property
+    def needs_pattern(self) -> bool:
+        """Whether the rule still lacks the pattern of its layer."""
+        return False
+
+    def with_pattern(self, pattern: Tensor) -> Rule:
+        """The same rule with the pattern that it needs."""
+        return self
+
+    def scaled(self, f: LinearMap, scale: Tensor) -> Rule:
+        """The rule of the layer ``f`` merged with a batch norm, which multiplies each output channel by ``scale``."""
+        return self
+
+    def rule_for(self, place: Place) -> Rule:
+        """The rule that the function at ``place`` gets, where this is the rule of a whole model."""
+        return self.companion(place.family)
+
+    def check(self, chosen: Sequence[tuple[Place, Rule]], output: Any) -> None:
+        """Called after the explained forward, with the rule of each place: raise where they are not as meant."""
+
+    def companion(self, family: Family) -> Rule:
+        """The rule for the other functions of a model whose linear layers have this rule.
+
+        Sums, means, pools and norms on their own have no weights to choose among: they share in proportion to the
+        values. The winner of a max pool takes all, as its gradient does. Activations and products with constants
+        pass relevance unchanged.
+        """
+        if family in ("linear", "conv"):
+            return self
+        if family in ("activation", "product"):
+            return Pass()
+        if family == "max_pool":
+            return Gradient()
+        return Proportional(epsilon=min(getattr(self, "epsilon", 1e-6), 1e-6), bias=getattr(self, "bias", "absorb"))
+
+    def __repr__(self) -> str:
+        shown = (f for f in _fields(self) if not f.kw_only or getattr(self, f.name) != f.default)
+        values = (f"{f.name}={brief(getattr(self, f.name))}" for f in sorted(shown, key=lambda f: bool(f.kw_only)))
+        return f"{type(self).__name__}({', '.join(values)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self) or vars(self).keys() != vars(other).keys():
+            return NotImplemented
+        return all(_same(value, getattr(other, name)) for name, value in vars(self).items())
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(v.shape if isinstance(v, Tensor) else v for v in vars(self).values())))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gradient(Rule):
+    """The gradient: ``W^T R``. As the rule of a model it gives the model's plain gradient.
+
+    Source: Simonyan et al. 2014 (arXiv 1312.6034), section 3.
+
+    >>> Gradient()
+    Gradient()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        return f.pullback(R, w)
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
+
+    def companion(self, family: Family) -> Rule:
+        return self
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pass(Rule):
+    """Unchanged: ``R``. For activations, and for other functions whose input and output have one shape.
+
+    Raises:
+        ValueError: in backward, where input and output have different shapes.
+
+    Source: Bach et al. 2015 (PLoS ONE 10(7):e0130140): an activation's output brings its relevance to its input.
+
+    >>> Pass()
+    Pass()
+    """
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        if x.shape != R.shape:
+            raise ValueError(f"Pass(): takes a layer of one shape; this one's are {tuple(x.shape)}, {tuple(R.shape)}")
+        return R
+
+    def needs_output(self, f: LinearMap) -> bool:
+        return False
+
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Proportional(Rule):
+    """Relevance in proportion to contributions, over their sum: what all dividing rules have in common.
+
+    By itself it is the rule of sums, means and pools: ``R_in = x * W^T (R / stabilize(z, epsilon))``.
+
+    Args:
+        epsilon: stabiliser of the denominator, in the unit of the outputs; 0 or more. Default 1e-6.
+        bias: what becomes of the bias' share. ``"absorb"``: it is in the denominator and its share is lost (the
+            default); ``"ignore"``: it is left out, so that the layer conserves relevance; ``"distribute"``: it is in,
+            and its share is spread evenly over the inputs (Bach et al. 2015, PLoS ONE 10(7):e0130140).
+
+    Raises:
+        ValueError: for a negative or non-finite epsilon and for an unknown bias policy.
+    """
+
+    epsilon: float = field(default=1e-6, kw_only=True)
+    bias: Bias = field(default="absorb", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_number(self, "epsilon", at_least=0)
+        if self.bias not in get_args(Bias):
+            raise ValueError(f"bias={self.bias!r}: choose one of {', '.join(map(repr, get_args(Bias)))}")
+
+    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        total = f.without_bias(x, w, b, z) if self.bias == "ignore" else z
+        return self.share(f, [(x, identity)], w, b, R, total)
+
+    def is_divisible(self, x: Tensor) -> bool:
+        return True
+
+    def share(
+        self,
+        f: LinearMap,
+        parts: Parts,
+        w: Tensor,
+        b: Tensor | None,
+        R: Tensor,
+        total: Tensor | None = None,
+        sign: int = 0,
+    ) -> Tensor:
+        """Relevance in proportion to the contributions ``x_p w_p`` of all parts, and the bias ``b`` if it counts.
+
+        Args:
+            f: the linear map.
+            parts: pairs of a modified input and an elementwise modification of the weight.
+            w: the layer's own weight.
+            b: the bias that is absorbed, or None.
+            R: the relevance of the outputs.
+            total: the sum of all contributions with ``b``, where it is there already.
+            sign: +1 or -1 where all contributions have that sign; a ``total`` may then be overwritten.
+
+        Returns:
+            The relevance of the inputs.
+        """
+        if total is None:
+            total = self.total(f, parts, w, b)
+        return self.pull(f, parts, w, b, divide(R, total, self.epsilon, sign))
+
+    def pull(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, s: Tensor) -> Tensor:
+        """The relevance of the inputs, where an output gives ``s`` to each unit of contribution."""
+        relevance = sum_up(mul_(f.pullback_modified(s, make, w), x_p) for x_p, make in parts)
+        if self.bias == "distribute" and b is not None:
+            relevance = add_(relevance, f.spread(s * f.per_output(b), w))
+        return relevance
+
+    def total(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None) -> Tensor:
+        """The sum of all contributions; with the bias ``b``, unless it is ignored."""
+        biases = [None if self.bias == "ignore" else b, *(None for _ in parts[1:])]
+        return sum_up(f.forward_modified(x, make, w, bias) for (x, make), bias in zip(parts, biases, strict=True))
+
+
+def check_number(rule: Rule, name: str, at_least: float) -> None:
+    """Raise unless the field ``name`` of ``rule`` is a finite number and large enough."""
+    value = getattr(rule, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: must be a number")
+    if not math.isfinite(value) or value < at_least:
+        raise ValueError(f"{name}={value!r}: must be finite and at least {at_least}")
+
+
+def _fields(rule: Rule) -> tuple[Field[Any], ...]:
+    return fields(rule) if is_dataclass(rule) else ()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and bool((a == b).all())
+    return type(a) is type(b) and bool(a == b) if isinstance(a, Tensor) or isinstance(b, Tensor) else bool(a == b)
+
+
+def brief(value: Any) -> str:
+    """The value as a message shows it: a large tensor by its shape."""
+    return f"<tensor of shape {tuple(value.shape)}>" if isinstance(value, Tensor) and value.numel() > 1 else repr(value)
