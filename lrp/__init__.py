@@ -3,7 +3,7 @@
 from . import composites, functional, patterns, plot, rules, trace, weights
 from .composites import Composite
 from .conversion import convert, convert_vgg
-from .engine.interception import RelevanceWarning
+from .engine import RelevanceWarning
 from .layers import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .composites import get
-from .engine.assignment import Patterns
-from .engine.interception import explained
-from .rules.rule import Rule
+from .engine import Patterns, explained
+from .rules import Rule
 
 
 class Explained(Protocol):

@@ -18,9 +18,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .composites import get
-from .engine.assignment import Patterns
-from .engine.interception import explained
-from .rules.rule import Rule
+from .engine import Patterns, explained
+from .rules import Rule
 from .twins import twin
 
 Self = TypeVar("Self", bound="Explainable")

@@ -1,5 +1,38 @@
-"""Which rule for which layer: composites."""
+"""Which rule for which layer.
 
-from .composite import Composite as Composite
-from .named import *  # noqa: F403
-from .named import KEYS as KEYS
+A composite is itself a rule, that of a whole model: an ordered table from selectors to rules, and a default.
+
+* :mod:`~lrp.composites.composite` - the table, and what its selectors match
+* :mod:`~lrp.composites.named` - those of the literature, and the keys that ``rule=`` takes
+
+A new composite is a class in ``named`` that says its table, with its key. How a rule shares relevance out is not said
+here but in :mod:`lrp.rules`.
+"""
+
+from .composite import Composite
+from .named import (
+    KEYS,
+    Deconvnet,
+    EpsilonAlpha2Beta1,
+    EpsilonAlpha2Beta1Flat,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+    ExcitationBackprop,
+    GuidedBackprop,
+    get,
+)
+
+__all__ = [
+    "KEYS",
+    "Composite",
+    "Deconvnet",
+    "EpsilonAlpha2Beta1",
+    "EpsilonAlpha2Beta1Flat",
+    "EpsilonGammaBox",
+    "EpsilonPlus",
+    "EpsilonPlusFlat",
+    "ExcitationBackprop",
+    "GuidedBackprop",
+    "get",
+]

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import rules
-from ..engine.calls.call import substitute
-from ..engine.interception import assigned
+from ..engine import assigned
+from ..engine.calls import substitute
 from ..engine.propagation import nearest_layers
-from ..maps.linear_maps import LinearMap
-from ..rules.rule import Family, Place, Rule
+from ..maps import LinearMap
+from ..rules import Family, Place, Rule
 
 Selector = str | type[nn.Module] | Callable[[Place], bool]
 Table = Mapping[Any, Rule | str] | Iterable[tuple[Selector, Rule | str]]
@@ -33,7 +33,7 @@ class Composite(Rule):
     * ``"first"``, the linear layers and convolutions that the data meets before any other, and ``"last"``, those
       that no other follows on the way to the output;
     * a torch class, such as ``torch.nn.Conv2d``;
-    * a callable that takes a :class:`lrp.rule.Place` and says whether the rule is meant for it.
+    * a callable that takes a :class:`lrp.rules.Place` and says whether the rule is meant for it.
 
     A glob is for layers with weights. A function without parameters, such as a functional relu, has its own name.
     A batch norm that merges with the layer before it has that layer's rule.

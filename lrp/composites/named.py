@@ -1,4 +1,4 @@
-"""The named composites, and the keys of all rules.
+"""The named composites, and the keys that ``rule=`` takes: those of the rules and of these.
 
 Names, layer maps and defaults are zennit's. A batch norm that does not follow a linear layer shares in proportion,
 where zennit passes relevance by.
@@ -14,26 +14,32 @@ EpsilonPlus
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 from torch import Tensor
 
 from .. import rules
-from ..rules.dividing import AlphaBeta, Epsilon, Flat, Gamma, Gradient, Guided, ZBox, ZPlus
-from ..rules.rule import Rule
+from ..rules import AlphaBeta, Epsilon, Flat, Gamma, Gradient, Guided, Proportional, Rule, ZBox, ZPlus
 from .composite import Composite
 
 
-class _Layered(Composite):
-    """A rule for convolutions, epsilon for linear layers, and one of its own for the first layer, if any."""
+def _rows(conv: Proportional, linear: Rule, stabilizer: float, first: Proportional | None = None) -> dict[str, Rule]:
+    """The table of a rule for convolutions, one for linear layers, and one of its own for the first layer, if any."""
+    norm = Epsilon(stabilizer)
+    table: dict[str, Rule] = {} if first is None else {"first": replace(first, epsilon=stabilizer)}
+    return {**table, "conv": replace(conv, epsilon=stabilizer), "linear": linear, "pool": norm, "sum": norm}
 
-    def __init__(self, conv: Rule, epsilon: float, stabilizer: float, first: Rule | None = None) -> None:
-        norm = Epsilon(stabilizer)
-        table: list[tuple[str, Rule]] = [
-            ("conv", conv),
-            ("linear", Epsilon(epsilon)),
-            ("pool", norm),
-            ("sum", norm),
-        ]
-        super().__init__(table if first is None else [("first", first), *table], default=Epsilon(epsilon))
+
+class _Layered(Composite):
+    """Epsilon for linear layers, ``conv`` for convolutions, and ``first`` for the first layer, if it is there."""
+
+    conv: ClassVar[Proportional]
+    first: ClassVar[Proportional | None] = None
+
+    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
+        linear = Epsilon(epsilon)
+        super().__init__(_rows(self.conv, linear, stabilizer, self.first), default=linear)
 
 
 class EpsilonPlus(_Layered):
@@ -49,16 +55,14 @@ class EpsilonPlus(_Layered):
     ('linear', Epsilon(epsilon=0.25, exponent=1))
     """
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
-        super().__init__(ZPlus(epsilon=stabilizer), epsilon, stabilizer)
+    conv = ZPlus()
 
 
-class EpsilonPlusFlat(_Layered):
+class EpsilonPlusFlat(EpsilonPlus):
     """Epsilon for linear layers, z+ for convolutions, flat for the first layer.
 
     Args:
-        epsilon: of the linear layers, default 1e-6.
-        stabilizer: of all other layers, default 1e-6.
+        epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
     Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
 
@@ -66,16 +70,14 @@ class EpsilonPlusFlat(_Layered):
     ('first', Flat())
     """
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
-        super().__init__(ZPlus(epsilon=stabilizer), epsilon, stabilizer, Flat(epsilon=stabilizer))
+    first = Flat()
 
 
 class EpsilonAlpha2Beta1(_Layered):
     """Epsilon for linear layers, alpha-beta with alpha = 2 and beta = 1 for convolutions, whose bias is absorbed.
 
     Args:
-        epsilon: of the linear layers, default 1e-6.
-        stabilizer: of all other layers, default 1e-6.
+        epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
     Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
 
@@ -83,16 +85,14 @@ class EpsilonAlpha2Beta1(_Layered):
     ('conv', AlphaBeta(alpha=2, beta=1, conserve=False, bias='absorb'))
     """
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
-        super().__init__(AlphaBeta(2, 1, bias="absorb", epsilon=stabilizer), epsilon, stabilizer)
+    conv = AlphaBeta(2, 1, bias="absorb")
 
 
-class EpsilonAlpha2Beta1Flat(_Layered):
+class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
     """Epsilon for linear layers, alpha-beta with alpha = 2 and beta = 1 for convolutions, flat for the first layer.
 
     Args:
-        epsilon: of the linear layers, default 1e-6.
-        stabilizer: of all other layers, default 1e-6.
+        epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
     Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
 
@@ -100,12 +100,10 @@ class EpsilonAlpha2Beta1Flat(_Layered):
     ('first', Flat())
     """
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
-        conv = AlphaBeta(2, 1, bias="absorb", epsilon=stabilizer)
-        super().__init__(conv, epsilon, stabilizer, Flat(epsilon=stabilizer))
+    first = Flat()
 
 
-class EpsilonGammaBox(_Layered):
+class EpsilonGammaBox(Composite):
     """Epsilon for linear layers, gamma for convolutions, z-box for the first one: for photographs.
 
     Args:
@@ -128,8 +126,8 @@ class EpsilonGammaBox(_Layered):
         self, low: float | Tensor, high: float | Tensor, epsilon: float = 1e-6, gamma: float = 0.25,
         stabilizer: float = 1e-6,
     ) -> None:  # fmt: skip
-        conv = Gamma(gamma, generalized=True, epsilon=stabilizer)
-        super().__init__(conv, epsilon, stabilizer, ZBox(low, high, epsilon=stabilizer))
+        conv, first, linear = Gamma(gamma, generalized=True), ZBox(low, high), Epsilon(epsilon)
+        super().__init__(_rows(conv, linear, stabilizer, first), default=linear)
 
 
 class GuidedBackprop(Composite):
@@ -175,8 +173,8 @@ class ExcitationBackprop(Composite):
     """
 
     def __init__(self, stabilizer: float = 1e-6) -> None:
-        plus, norm = ZPlus(epsilon=stabilizer), Epsilon(stabilizer)
-        super().__init__({"conv": plus, "linear": plus, "pool": norm, "sum": norm}, default=Gradient())
+        plus = ZPlus(epsilon=stabilizer)
+        super().__init__(_rows(plus, plus, stabilizer), default=Gradient())
 
 
 KEYS: dict[str, Rule] = {

@@ -1,1 +1,23 @@
-"""Running a model's own forward so that its backward carries relevance."""
+"""Running a model's own forward so that its backward carries relevance.
+
+A mode sees every torch function that the model calls. What depends on the explained inputs is *live*: it has a value,
+as torch computes it, and beside it a carrier, whose autograd graph leads relevance back to the inputs.
+
+* :mod:`~lrp.engine.interception` - the mode, and the explained forward as a whole: start to read here
+* :mod:`~lrp.engine.streams` - values and relevance side by side
+* :mod:`~lrp.engine.facts` - what is known of a live tensor
+* :mod:`~lrp.engine.handlers` - what each torch function does to relevance: here a function gets its rule
+* :mod:`~lrp.engine.calls` - what a call of a torch function says
+* :mod:`~lrp.engine.assignment` - which layer is called what, and which rule and pattern it gets
+* :mod:`~lrp.engine.propagation` - the autograd function that calls a rule in backward
+* :mod:`~lrp.engine.kept` - what backward needs, kept from the model's operations in place
+* :mod:`~lrp.engine.recording` - who records the relevance of hidden layers
+
+How a rule shares relevance out is not said here but in :mod:`lrp.rules`, and which rule a layer gets in
+:mod:`lrp.composites`. The engine changes nothing of the model: it edits, hooks and traces no module.
+"""
+
+from .assignment import Patterns
+from .interception import RelevanceWarning, assigned, explained
+
+__all__ = ["Patterns", "RelevanceWarning", "assigned", "explained"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..rules.rule import Family, Place, Proportional, Rule
-from .calls.call import tensors_in
+from ..rules import Family, Place, Proportional, Rule
+from .calls import tensors_in
 
 Patterns = Sequence[Tensor] | Mapping[str, Tensor]
 Owner = tuple[str, nn.Module]

@@ -1,7 +1,7 @@
 """Run a model's own forward, and give every torch function that it calls its relevance.
 
 The mode sees each call of a torch function. A call that touches no live tensor runs as it is; the others go to their
-handler (:mod:`lrp.handlers`). No module is edited, hooked or traced: the model's own forward is the truth.
+handler (:mod:`lrp.engine.handlers`). No module is edited, hooked or traced: the model's own forward is the truth.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..rules.rule import Place, Rule
+from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls.call import Call, in_place_target, tensors_in
+from .calls import Call, in_place_target, tensors_in
 from .handlers import TABLE
 from .streams import Streams
 

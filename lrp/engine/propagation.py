@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from ..maps import LinearMap
 from ..maps.arithmetic import is_vmapped
-from ..maps.linear_maps import LinearMap
-from ..rules.rule import Rule
-from .calls.call import tensors_in
+from ..rules import Rule
+from .calls import tensors_in
 from .recording import report
 
 LARGE = 2**25  # bytes

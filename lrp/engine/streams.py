@@ -8,52 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..maps.linear_maps import LinearMap
-from ..rules.rule import Family, Rule
+from ..rules import Family, Rule
 from .assignment import Assignment
-from .calls.call import Call, tensors_in
+from .calls import Call, tensors_in
+from .facts import Facts, Known, Layer
 from .kept import Keeper
 from .propagation import LayerRelevance, Redistribute, relay
-
-
-class Layer(NamedTuple):
-    """A call of a linear layer: its map, rule and name, its input's carrier, and the values of x, w and b."""
-
-    f: LinearMap
-    rule: Rule
-    name: str | None
-    carrier: Tensor
-    x: Tensor
-    w: Tensor
-    b: Tensor | None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a live tensor.
-
-    Attributes:
-        version: the version of the tensor of which this is known.
-        value: the value with its ordinary autograd graph, where relevance shall be differentiable.
-        nonnegative: True if no element is below zero.
-        gate: True if this weighs what it is multiplied with: a sigmoid or a softmax.
-        data: True if no linear layer lies between the explained inputs and this.
-        layer: the linear layer whose output this is.
-    """
-
-    version: int
-    value: Tensor | None = None
-    nonnegative: bool = False
-    gate: bool = False
-    data: bool = False
-    layer: Layer | None = None
 
 
 class Streams:
@@ -70,7 +35,7 @@ class Streams:
         self.differentiable = differentiable
         self.keeper = Keeper()
         self.unsupported: list[str] = []
-        self._facts = WeakTensorKeyDictionary()
+        self.known = Known()
         self._roots = {get_gradient_edge(x).node for x in inputs}
         for x in inputs:
             self._note(x, x, data=True)
@@ -79,14 +44,14 @@ class Streams:
         """Whether ``t`` depends on the explained inputs."""
         if not t.requires_grad:
             return False
-        if t in self._facts:
+        if t in self.known:
             return True
         return not t.is_leaf and self._reaches_inputs(t)
 
     def facts(self, t: Tensor) -> Facts:
         """What is known of a live tensor as it is now."""
-        facts: Facts | None = self._facts.get(t)  # type: ignore[no-untyped-call]
-        if facts is not None and facts.version == t._version:
+        facts = self.known.of(t)
+        if facts is not None:
             return facts
         if self.differentiable:
             raise RuntimeError(
@@ -158,8 +123,7 @@ class Streams:
         tensors = list(tensors_in((call.args, call.kwargs)))
         facts = {"data": self._is_data(tensors), **facts}
         if keeps:
-            facts["nonnegative"] = all(map(self.is_nonnegative, tensors))
-            facts["gate"] = all(map(self.is_gate, tensors))
+            facts |= self.known.kept(tensors)
         values = self.evaluate(call) if self.differentiable else None
         outputs = call.run(self.carrier)
         live = call.target if call.target is not None else outputs
@@ -173,23 +137,11 @@ class Streams:
         last = self.assignment.last_name
         self.unsupported.append(f"{function} ({'before the first layer' if last is None else f'after layer {last!r}'})")
 
-    def is_nonnegative(self, t: Tensor) -> bool:
-        """Whether no element is known to be below zero; true of indices as well."""
-        if not t.is_floating_point():
-            return True
-        return self.is_live(t) and self.facts(t).nonnegative
-
-    def is_gate(self, t: Tensor) -> bool:
-        """Whether this is known to weigh what it is multiplied with; true of indices as well."""
-        if not t.is_floating_point():
-            return True
-        return self.is_live(t) and self.facts(t).gate
-
     def _is_data(self, tensors: Sequence[Tensor]) -> bool:
         return all(self.facts(t).data for t in tensors if self.is_live(t))
 
     def _note(self, t: Tensor, value: Tensor, **facts: Any) -> None:
-        self._facts[t] = Facts(t._version, value if self.differentiable else None, **facts)
+        self.known.note(t, value if self.differentiable else None, **facts)
 
     def _reaches_inputs(self, t: Tensor) -> bool:
         """Whether a tensor that no known function made depends on the inputs: a custom autograd function made it."""

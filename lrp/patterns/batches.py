@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine.calls.call import substitute, tensors_in
+from ..engine.calls import substitute, tensors_in
 from ..layers import Explainable
 
 

@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..engine.handlers.linear import TABLE
-from ..maps.contractions import Contraction
-from ..maps.convolutions import Convolution
-from ..maps.linear_maps import Linear, Sampled
+from ..engine.calls.parsing import PARSERS
+from ..maps import Contraction, Convolution, Linear, Sampled
 
 Path = str | PathLike[str]
 Shapes = Mapping[str, tuple[int, ...]]
 
-_FUNCTIONS = {function.__name__.strip("_") for function in TABLE}
+_FUNCTIONS = {function.__name__.strip("_") for function in PARSERS}
+
+# The layer that a fitted pattern belongs to, as long as the pattern lives: a list of tensors has no room for names.
+_layers = WeakTensorKeyDictionary()
+
+
+def remember(pattern: Tensor, name: str) -> None:
+    """Note the layer that a pattern belongs to."""
+    _layers[pattern] = name
+
+
+def save(path: Path, patterns: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
+    """Write patterns to a safetensors file, with the names and shapes of their layers.
+
+    Args:
+        path: the file.
+        patterns: what a fit has returned; or another list, whose layers are called "0", "1", ...; or a dict by name.
+    """
+    named: dict[str, Tensor]
+    if isinstance(patterns, Mapping):
+        named = dict(patterns)
+    else:
+        named = {_layers.get(t, str(i)): t for i, t in enumerate(patterns)}  # type: ignore[no-untyped-call]
+    write(path, named, {"names": list(named), "list": not isinstance(patterns, Mapping)})
+
+
+def load(path: Path, model: nn.Module | None = None) -> list[Tensor] | dict[str, Tensor]:
+    """The patterns that :func:`save` has written, as a list or a dict as they were.
+
+    Args:
+        path: the file.
+        model: the model that they shall be for; default None checks nothing.
+
+    Raises:
+        ValueError: if the file holds no patterns, or those of another model; it names the first layer that differs.
+    """
+    tensors, about = read(path, "names")
+    patterns = {name: tensors[name] for name in about["names"]}
+    if model is not None:
+        check_fits({name: tuple(pattern.shape) for name, pattern in patterns.items()}, model)
+    for name, pattern in patterns.items():
+        remember(pattern, name)
+    return list(patterns.values()) if about["list"] else patterns
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

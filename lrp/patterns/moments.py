@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..maps.linear_maps import Linear, Sampled
+from ..maps import Linear, Sampled
 
 Kind = Literal["linear", "positive", "negative"]
 Sums = dict[str, Tensor]

@@ -13,12 +13,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..engine.assignment import Assignment
-from ..engine.calls.call import Call, in_place_target, tensors_in
-from ..engine.calls.lookup import named
-from ..engine.handlers.linear import parse
-from ..engine.handlers.normalization import batch_norm_arguments
-from ..maps.linear_maps import Sampled
-from ..rules.dividing import Gradient
+from ..engine.calls import Call, in_place_target, named, tensors_in
+from ..engine.calls.norms import batch_norm_arguments
+from ..engine.calls.parsing import parse
+from ..maps import Sampled
+from ..rules import Gradient
 
 _ADD = {*named("add", "__add__", "__radd__", "__iadd__")}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..maps.linear_maps import Linear, Sampled
+from ..maps import Linear, Sampled
 from .batches import inputs_in, on_device
 from .observation import Observation, Observed, evaluating
 

@@ -1,37 +1,21 @@
-"""Patterns for PatternNet and PatternAttribution: fitted in one pass over the data, saved and loaded.
-
->>> import torch, lrp
->>> model = lrp.Sequential(lrp.Linear(4, 3), torch.nn.ReLU(), lrp.Linear(3, 2)).eval()
->>> patterns = fit_patternnet_positive(model, [torch.randn(8, 4) for _ in range(3)])
->>> [tuple(pattern.shape) for pattern in patterns]
-[(3, 4), (2, 3)]
->>> x = torch.rand(5, 4, requires_grad=True)
->>> model(x, explain=True, rule="patternattribution", pattern=patterns).sum().backward()
-"""
+"""What patterns are made of: sums over the samples of each linear layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..engine.propagation import without_autocast
-from .batches import inputs_in, on_device
-from .collectives import merge_over_processes, report_failure
-from .files import Path, Shapes, check_fits, linear_map, read, write
+from .batches import inputs_in
+from .collectives import merge_over_processes
+from .files import Path, Shapes, check_fits, linear_map, read, remember, write
 from .moments import Kind, Moments
 from .observation import Observation, Observed, evaluating
-from .quality import quality
-
-__all__ = ["Kind", "PatternStatistics", "fit_patternnet", "fit_patternnet_positive", "load", "quality", "save"]
-
-# The layer that a fitted pattern belongs to, as long as the pattern lives: a list of tensors has no room for names.
-_layers = WeakTensorKeyDictionary()
 
 
 class PatternStatistics:
@@ -142,7 +126,7 @@ class PatternStatistics:
             raise ValueError("there are no statistics: call update() with a batch of data before")
         patterns = [moments.pattern(kind) for moments in self._layers.values()]
         for name, pattern in zip(self.names, patterns, strict=True):
-            _layers[pattern] = name
+            remember(pattern, name)
         return patterns
 
     def save(self, path: Path) -> None:
@@ -177,117 +161,6 @@ class PatternStatistics:
     def _take(self, layers: Mapping[str, Moments]) -> None:
         for name, moments in layers.items():
             self._layers.setdefault(name, moments.like()).merge(moments)
-
-
-def fit_patternnet(
-    model: nn.Module,
-    loader: Iterable[Any],
-    max_iter: int | None = None,
-    device: torch.device | str = "cpu",
-    *,
-    statistics: PatternStatistics | None = None,
-) -> list[Tensor]:
-    """Linear patterns of a model, in one pass over the data.
-
-    Args:
-        model: any model, on ``device``. It is run in eval mode, and put back.
-        loader: gives batches as :meth:`PatternStatistics.update` takes them. In a process group of
-            ``torch.distributed`` each process has its own part of the data, and all get the patterns of all data.
-        max_iter: how many batches to use, default all.
-        device: where the batches are put, default ``"cpu"``.
-        statistics: those that are updated; they go on from what they have, and keep what they get if a batch raises.
-
-    Returns:
-        A list of tensors of the shapes of the layers' weights, in the order of the forward: for ``pattern=``.
-
-    Raises:
-        ValueError: for an empty loader, and as :meth:`PatternStatistics.update` does.
-        RuntimeError: if another process of the group has raised; it names the process and the error.
-
-    Source: Kindermans et al. 2017 (arXiv 1705.05598), equation 4.
-
-    >>> import torch
-    >>> [a.shape for a in fit_patternnet(torch.nn.Linear(3, 2), [torch.randn(9, 3)])]
-    [torch.Size([2, 3])]
-    """
-    return _fit(model, loader, max_iter, device, "linear", statistics)
-
-
-def fit_patternnet_positive(
-    model: nn.Module,
-    loader: Iterable[Any],
-    max_iter: int | None = None,
-    device: torch.device | str = "cpu",
-    *,
-    statistics: PatternStatistics | None = None,
-) -> list[Tensor]:
-    """Two-component patterns of the positive side of a model's neurons; all else is as in :func:`fit_patternnet`.
-
-    Source: Kindermans et al. 2017 (arXiv 1705.05598), equation 6.
-
-    >>> import torch
-    >>> [a.shape for a in fit_patternnet_positive(torch.nn.Linear(3, 2), [torch.randn(9, 3)])]
-    [torch.Size([2, 3])]
-    """
-    return _fit(model, loader, max_iter, device, "positive", statistics)
-
-
-def save(path: Path, patterns: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
-    """Write patterns to a safetensors file, with the names and shapes of their layers.
-
-    Args:
-        path: the file.
-        patterns: what a fit has returned; or another list, whose layers are called "0", "1", ...; or a dict by name.
-    """
-    named: dict[str, Tensor]
-    if isinstance(patterns, Mapping):
-        named = dict(patterns)
-    else:
-        named = {_layers.get(t, str(i)): t for i, t in enumerate(patterns)}  # type: ignore[no-untyped-call]
-    write(path, named, {"names": list(named), "list": not isinstance(patterns, Mapping)})
-
-
-def load(path: Path, model: nn.Module | None = None) -> list[Tensor] | dict[str, Tensor]:
-    """The patterns that :func:`save` has written, as a list or a dict as they were.
-
-    Args:
-        path: the file.
-        model: the model that they shall be for; default None checks nothing.
-
-    Raises:
-        ValueError: if the file holds no patterns, or those of another model; it names the first layer that differs.
-    """
-    tensors, about = read(path, "names")
-    patterns = {name: tensors[name] for name in about["names"]}
-    if model is not None:
-        check_fits({name: tuple(pattern.shape) for name, pattern in patterns.items()}, model)
-    for name, pattern in patterns.items():
-        _layers[pattern] = name
-    return list(patterns.values()) if about["list"] else patterns
-
-
-def _fit(
-    model: nn.Module, loader: Iterable[Any], max_iter: int | None, device: torch.device | str, kind: Kind,
-    statistics: PatternStatistics | None,
-) -> list[Tensor]:  # fmt: skip
-    from tqdm import tqdm  # here, for `import lrp` needs torch alone
-
-    statistics = PatternStatistics(model, [kind]) if statistics is None else statistics
-    batches = tqdm(islice(loader, max_iter), total=max_iter or _length(loader), disable=None, desc="patterns")
-    try:
-        for batch in batches:
-            statistics.update(on_device(batch, device))
-    except Exception as error:
-        report_failure(error)
-        raise
-    statistics.all_reduce()
-    if not statistics.names:
-        raise ValueError(f"loader={loader!r}: gave no batch")
-    return statistics.patterns(kind)
-
-
-def _length(loader: Any) -> int | None:
-    return len(loader) if hasattr(loader, "__len__") else None
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..maps import LinearMap
 from ..maps.arithmetic import add_, negative, positive
-from ..maps.linear_maps import LinearMap
 from ..maps.weights import Make
 from .rule import Parts, Proportional
 

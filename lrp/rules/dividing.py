@@ -1,22 +1,19 @@
-"""The rules: how the relevance of a layer's outputs is shared out among its inputs.
+"""The rules that divide: relevance in proportion to contributions, each with contributions of its own.
 
-Each is a frozen dataclass with one method, :meth:`Rule.redistribute`, written in terms of a linear map and so valid
-for every layer. ``t+ = max(t, 0)`` and ``t- = min(t, 0)``.
+``t+ = max(t, 0)`` and ``t- = min(t, 0)``.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..maps import LinearMap
 from ..maps.arithmetic import add_, broadcasts, divide, lerp_, negative, positive
-from ..maps.linear_maps import LinearMap
 from .contributions import (
     Favour,
     Power,
@@ -27,26 +24,8 @@ from .contributions import (
     opposing_total,
     signed_parts,
 )
-from .patterns import PatternAttribution, PatternNet
-from .rule import Bias, Family, Gradient, Pass, Proportional, Rule, brief, check_number
-
-__all__ = [
-    "AlphaBeta",
-    "Deconvnet",
-    "Epsilon",
-    "Flat",
-    "Gamma",
-    "Gradient",
-    "Guided",
-    "Pass",
-    "PatternAttribution",
-    "PatternNet",
-    "Proportional",
-    "WSquare",
-    "ZBox",
-    "ZPlus",
-    "get",
-]
+from .place import Family
+from .rule import Bias, Proportional, Rule, brief, check_number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -313,78 +292,6 @@ class Flat(Proportional):
 
     def companion(self, family: Family) -> Rule:
         return self if family == "pool" else super().companion(family)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Guided(Rule):
-    """For activations: the gradient of what is positive, ``slope * R+``; guided backpropagation.
-
-    Source: Springenberg et al. 2015 (arXiv 1412.6806), section 3.4.
-
-    >>> Guided()
-    Guided()
-    """
-
-    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return f.pullback(positive(R), w)
-
-    def needs_output(self, f: LinearMap) -> bool:
-        return False
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Deconvnet(Rule):
-    """For activations: what is positive, ``R+``, whatever the activation's input was.
-
-    Source: Zeiler and Fergus 2014 (arXiv 1311.2901), section 2.1.
-
-    >>> Deconvnet()
-    Deconvnet()
-    """
-
-    def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return positive(R)
-
-    def needs_output(self, f: LinearMap) -> bool:
-        return False
-
-
-KEYS: dict[str, Rule] = {
-    "gradient": Gradient(),
-    "epsilon": Epsilon(epsilon=0.1),
-    "gamma": Gamma(gamma=0.1),
-    "gamma+epsilon": Gamma(gamma=0.1, epsilon=0.1),
-    "alpha1beta0": AlphaBeta(1, 0),
-    "alpha2beta1": AlphaBeta(2, 1),
-    "zplus": ZPlus(),
-    "wsquare": WSquare(),
-    "flat": Flat(),
-    "patternnet": PatternNet(),
-    "patternattribution": PatternAttribution(),
-}
-
-
-def get(rule: str | Rule, keys: Mapping[str, Rule] = KEYS) -> Rule:
-    """The rule that ``rule=`` names: a key of the table, or a rule itself.
-
-    Raises:
-        ValueError: for a key that is not in the table; it lists the keys.
-        TypeError: for anything else, a rule's class without parentheses among them.
-
-    >>> get("alpha2beta1")
-    AlphaBeta(alpha=2, beta=1, conserve=False)
-    """
-    if isinstance(rule, Rule):
-        return rule
-    if isinstance(rule, type) and issubclass(rule, Rule):
-        raise TypeError(f"rule={rule.__name__}: this is the class; write {rule.__name__}(...)")
-    if not isinstance(rule, str):
-        raise TypeError(f"rule={rule!r}: must be a key such as 'epsilon', or a lrp.Rule")
-    if rule not in keys:
-        near = difflib.get_close_matches(rule.lower(), keys, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"rule={rule!r} is unknown: {hint}the keys are {', '.join(map(repr, keys))}")
-    return keys[rule]
 
 
 def _bound(name: str, value: Any) -> Tensor:

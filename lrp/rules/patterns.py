@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..maps.linear_maps import LinearMap
-from .rule import Family, Gradient, Rule
+from ..maps import LinearMap
+from .place import Family
+from .rule import Gradient, Rule
 
 
 @dataclass(frozen=True, eq=False, repr=False)

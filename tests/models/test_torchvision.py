@@ -10,7 +10,7 @@ from oracles.detached import detached
 from torch import Tensor, nn
 
 import lrp
-from lrp.engine.calls.call import tensors_in
+from lrp.engine.calls import tensors_in
 
 CLASSIFIERS = """
     vgg11 vgg11_bn alexnet resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121 googlenet inception_v3

@@ -1,4 +1,4 @@
-"""Patterns equal those of explicit matrices (tests/patterns_reference.py), however the data come."""
+"""Patterns equal those of explicit matrices (tests/oracles/patterns_reference.py), however the data come."""
 
 import copy
 import itertools

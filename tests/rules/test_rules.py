@@ -1,4 +1,4 @@
-"""Every rule on every linear map, over drawn geometries, equals its dense formula (tests/reference.py)."""
+"""Every rule on every linear map, over drawn geometries, equals its dense formula (tests/oracles/reference.py)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,1 +1,17 @@
-"""What a call of a torch function says."""
+"""What a call of a torch function says: its tensors, and whether it is a linear map and of what.
+
+Calls are read here, by the arguments alone; what they do to relevance is said in :mod:`lrp.engine.handlers`.
+
+* :mod:`~lrp.engine.calls.call` - one call, the tensors in it, and what it overwrites
+* :mod:`~lrp.engine.calls.lookup` - a torch function under all its names
+* :mod:`~lrp.engine.calls.parsing` - the linear map that a call is
+* :mod:`~lrp.engine.calls.linear`, :mod:`~lrp.engine.calls.matrices` - the spellings of it: layers, products of tensors
+* :mod:`~lrp.engine.calls.norms` - the arguments of norms
+
+A new spelling of a linear map is a parser: a function with torch's arguments in torch's order.
+"""
+
+from .call import Call, in_place_target, substitute, tensors_in
+from .lookup import named
+
+__all__ = ["Call", "in_place_target", "named", "substitute", "tensors_in"]

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...maps.contractions import Contraction
-from ...maps.convolutions import Convolution, same_padding
-from ...maps.linear_maps import Linear
-from ...rules.rule import Family
+from ...maps import Contraction, Convolution, Linear
+from ...maps.convolutions import same_padding
+from ...rules import Family
 
 Ints = int | tuple[int, ...]
 

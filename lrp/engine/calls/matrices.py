@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...maps.contractions import Contraction
+from ...maps import Contraction
 from .linear import LinearCall
 from .lookup import named
 

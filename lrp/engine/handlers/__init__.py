@@ -1,7 +1,18 @@
 """What each torch function does to relevance: one table, function -> handler.
 
 A handler takes the streams and the call, and returns what the call returns, or ``NotImplemented`` where the arguments
-are of a kind that it does not know.
+are of a kind that it does not know: the function then has no rule, and the user is told.
+
+* :mod:`~lrp.engine.handlers.linear` - linear layers, convolutions, products with constants: the chosen rule
+* :mod:`~lrp.engine.handlers.normalization` - batch norms, which merge with the layer before them, and other norms
+* :mod:`~lrp.engine.handlers.pooling` - averages, interpolation, maxima
+* :mod:`~lrp.engine.handlers.sums`, :mod:`~lrp.engine.handlers.products` - of two tensors, or one and a constant
+* :mod:`~lrp.engine.handlers.activations`, :mod:`~lrp.engine.handlers.softmax` - elementwise functions; softmax
+* :mod:`~lrp.engine.handlers.shape` - functions that only move values about
+
+A new function is a name in the ``TABLE`` of the file whose idea it shares, which finds all its spellings. A new
+handler has one of three ends: ``streams.follow`` where the function's gradient is its relevance,
+``streams.relay_layer`` where it is a linear map, ``streams.relay`` with a backward of its own.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...maps.linear_maps import Elementwise
-from ...rules.dividing import Gradient, Pass
-from ..calls.call import Call
-from ..calls.lookup import named
-from ..streams import Handler, Layer, Streams
+from ...maps import Elementwise
+from ...rules import Gradient, Pass
+from ..calls import Call, named
+from ..facts import Layer
+from ..streams import Handler, Streams
 from .products import Shares
 
 _NONNEGATIVE = "relu relu6 softplus".split()
@@ -37,7 +37,7 @@ def gate(streams: Streams, call: Call) -> Any:
 
 def keeps_sign(streams: Streams, call: Call) -> Any:
     """An activation that is not negative where its input is not."""
-    return _activation(streams, call, nonnegative=streams.is_nonnegative(_input(*call.args, **call.kwargs)))
+    return _activation(streams, call, nonnegative=streams.known.is_nonnegative(_input(*call.args, **call.kwargs)))
 
 
 def other(streams: Streams, call: Call) -> Any:

@@ -7,25 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..calls import linear as linear_calls
-from ..calls import matrices
-from ..calls.call import Call
-from ..calls.linear import LinearCall
-from ..streams import Handler, Layer, Streams
-
-
-def parse(call: Call, is_live: Callable[[Tensor], bool]) -> LinearCall | None:
-    """What the call calls, if it is a linear map of one live tensor by constant ones."""
-    parser = _PARSERS.get(call.function)
-    layer = None if parser is None else parser(*call.args, **call.kwargs)
-    if layer is not None and is_live(layer.w):
-        layer = matrices.swapped(layer)
-    if layer is None or not is_live(layer.x):
-        return None
-    constants = (t for t in (layer.w, layer.b) if t is not None)
-    return None if any(map(is_live, constants)) else layer
+from ..calls import Call
+from ..calls.parsing import PARSERS, parse
+from ..facts import Layer
+from ..streams import Handler, Streams
 
 
 def linear(streams: Streams, call: Call) -> Any:
@@ -34,7 +20,7 @@ def linear(streams: Streams, call: Call) -> Any:
     if found is None:
         return NotImplemented
     family, f, x, w, b = found
-    f = replace(f, signed=not streams.is_nonnegative(x))
+    f = replace(f, signed=not streams.known.is_nonnegative(x))
     name, rule = streams.rule(family, call, x, (w, b))
     z = streams.evaluate(call)
     unbatched = x.dim() < len(f.input_shape)
@@ -45,6 +31,4 @@ def linear(streams: Streams, call: Call) -> Any:
     return streams.follow(Call(torch.squeeze, (y, 0))) if unbatched else y
 
 
-_PARSERS: dict[Callable[..., Any], Callable[..., LinearCall | None]] = {**linear_calls.PARSERS, **matrices.PARSERS}
-
-TABLE: dict[Callable[..., Any], Handler] = dict.fromkeys(_PARSERS, linear)
+TABLE: dict[Callable[..., Any], Handler] = dict.fromkeys(PARSERS, linear)

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...maps.linear_maps import Centred, Elementwise, LinearMap
-from ...rules.dividing import Gradient
-from ..calls.call import Call
-from ..streams import Handler, Layer, Streams
+from ...maps import Centred, Elementwise, LinearMap
+from ...rules import Gradient
+from ..calls import Call
+from ..calls.norms import (
+    batch_norm_arguments,
+    group_norm_arguments,
+    instance_norm_arguments,
+    layer_norm_arguments,
+    rms_norm_arguments,
+)
+from ..facts import Layer
+from ..streams import Handler, Streams
 
 Parameters = Sequence[Tensor | None]
 
@@ -43,19 +51,19 @@ def batch_norm(streams: Streams, call: Call) -> Any:
 
 def layer_norm(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.layer_norm``."""
-    x, shape, weight, bias, eps = _layer_norm_arguments(*call.args, **call.kwargs)
+    x, shape, weight, bias, eps = layer_norm_arguments(*call.args, **call.kwargs)
     return _centred(streams, call, x, (*x.shape[: x.dim() - len(shape)], -1), (weight, bias), tuple(shape), eps)
 
 
 def group_norm(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.group_norm``."""
-    x, groups, weight, bias, eps = _group_norm_arguments(*call.args, **call.kwargs)
+    x, groups, weight, bias, eps = group_norm_arguments(*call.args, **call.kwargs)
     return _centred(streams, call, x, (len(x), groups, -1), (weight, bias), _channels(x), eps)
 
 
 def instance_norm(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.instance_norm``, with the statistics of the input or with running ones."""
-    x, mean, var, weight, bias, of_input, eps = _instance_norm_arguments(*call.args, **call.kwargs)
+    x, mean, var, weight, bias, of_input, eps = instance_norm_arguments(*call.args, **call.kwargs)
     if not of_input:
         return batch_norm(streams, Call(F.batch_norm, (x, mean, var, weight, bias), {"eps": eps}))
     return _centred(streams, call, x, (*x.shape[:2], -1), (weight, bias), _channels(x), eps)
@@ -63,7 +71,7 @@ def instance_norm(streams: Streams, call: Call) -> Any:
 
 def rms_norm(streams: Streams, call: Call) -> Any:
     """``torch.nn.functional.rms_norm``."""
-    x, shape, weight, eps = _rms_norm_arguments(*call.args, **call.kwargs)
+    x, shape, weight, eps = rms_norm_arguments(*call.args, **call.kwargs)
     squares = streams.value(x).square().mean(tuple(range(-len(shape), 0)), keepdim=True)
     scale = torch.rsqrt(squares + (torch.finfo(x.dtype).eps if eps is None else eps))
     w = scale if weight is None else scale * streams.value(weight)
@@ -110,44 +118,6 @@ def _affine(
     scale = torch.rsqrt(var + eps) if weight is None else weight * torch.rsqrt(var + eps)
     shift = -mean * scale if bias is None else bias - mean * scale
     return scale, shift
-
-
-# The arguments in torch's order, to be bound by Python itself.
-
-
-def batch_norm_arguments(
-    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
-    bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
-) -> tuple[Any, ...]:  # fmt: skip
-    """Input, statistics, weight, bias, whether it is training, and eps."""
-    return input, running_mean, running_var, weight, bias, training, eps
-
-
-def _instance_norm_arguments(
-    input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
-    weight: Tensor | None = None, bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[Any, ...]:  # fmt: skip
-    return input, running_mean, running_var, weight, bias, use_input_stats, eps
-
-
-def _layer_norm_arguments(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> tuple[Any, ...]:  # fmt: skip
-    return input, normalized_shape, weight, bias, eps
-
-
-def _group_norm_arguments(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> tuple[Any, ...]:
-    return input, num_groups, weight, bias, eps
-
-
-def _rms_norm_arguments(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> tuple[Any, ...]:
-    return input, normalized_shape, weight, eps
 
 
 TABLE: dict[Callable[..., Any], Handler] = {

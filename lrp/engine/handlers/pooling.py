@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...maps.linear_maps import Fixed
-from ...rules.dividing import Gradient
-from ...rules.rule import Rule
-from ..calls.call import Call, tensors_in
-from ..calls.lookup import named
-from ..streams import Handler, Layer, Streams
+from ...maps import Fixed
+from ...rules import Gradient, Rule
+from ..calls import Call, named, tensors_in
+from ..facts import Layer
+from ..streams import Handler, Streams
 
 
 def average(streams: Streams, call: Call) -> Any:
@@ -37,7 +36,7 @@ def _fixed(streams: Streams, call: Call, keeps_sign: bool) -> Any:
         return NotImplemented
     (x,) = live
     _, rule = streams.rule("pool", call, x)
-    facts: dict[str, Any] = {"nonnegative": keeps_sign and streams.is_nonnegative(x)}
+    facts: dict[str, Any] = {"nonnegative": keeps_sign and streams.known.is_nonnegative(x)}
     if isinstance(rule, Gradient):
         return streams.follow(call, **facts)
 
@@ -63,7 +62,7 @@ def maximum(streams: Streams, call: Call) -> Any:
     if averaged is None:
         return NotImplemented
     layer = _layer(streams, x, averaged, rule)
-    z, nonnegative = streams.evaluate(call), streams.is_nonnegative(x)
+    z, nonnegative = streams.evaluate(call), streams.known.is_nonnegative(x)
     return streams.relay_layer(call, layer, z, total=averaged(layer.x), nonnegative=nonnegative)
 
 

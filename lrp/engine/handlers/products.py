@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rules.dividing import Gradient
-from ..calls.call import Call, tensors_in
-from ..calls.lookup import named
+from ...rules import Gradient
+from ..calls import Call, named, tensors_in
 from ..streams import Handler, Streams
 
 _DROPOUTS = "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout".split()
@@ -35,10 +34,10 @@ def product(streams: Streams, call: Call) -> Any:
     """``a * b``: half each; a constant gets none, and neither does a gate beside something that is none."""
     live = [t for t in tensors_in((call.args, call.kwargs)) if streams.is_live(t)]
     if len(live) == 1:
-        return unchanged(streams, call, gate=streams.is_gate(live[0]))
-    gates = [t for t in live if streams.is_gate(t)]
-    nonnegative = all(map(streams.is_nonnegative, live))
-    receivers = [t for t in live if not streams.is_gate(t)] or gates
+        return unchanged(streams, call, gate=streams.known.is_gate(live[0]))
+    gates = [t for t in live if streams.known.is_gate(t)]
+    nonnegative = all(map(streams.known.is_nonnegative, live))
+    receivers = [t for t in live if not streams.known.is_gate(t)] or gates
     return _hand_on(streams, call, receivers, nonnegative=nonnegative, gate=len(gates) == len(live))
 
 
@@ -50,7 +49,9 @@ def quotient(streams: Streams, call: Call) -> Any:
 
 def dropout(streams: Streams, call: Call) -> Any:
     """In eval mode the identity, in training mode a product with random constants."""
-    return unchanged(streams, call, nonnegative=all(map(streams.is_nonnegative, tensors_in((call.args, call.kwargs)))))
+    return unchanged(
+        streams, call, nonnegative=all(map(streams.known.is_nonnegative, tensors_in((call.args, call.kwargs))))
+    )
 
 
 def unchanged(streams: Streams, call: Call, **facts: Any) -> Any:

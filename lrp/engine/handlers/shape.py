@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..calls.call import Call
-from ..calls.lookup import named
+from ..calls import Call, named
 from ..streams import Handler, Streams
 
 _MOVES = """

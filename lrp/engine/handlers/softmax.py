@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...rules.dividing import Gradient
-from ..calls.call import Call
-from ..calls.lookup import named
+from ...rules import Gradient
+from ..calls import Call, named
 from ..propagation import computing_dtype
 from ..streams import Handler, Streams
 

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...maps.linear_maps import Fixed
-from ...rules.dividing import Epsilon, Gradient
-from ...rules.rule import Proportional, Rule
-from ..calls.call import Call
-from ..calls.lookup import named
+from ...rules import Epsilon, Gradient, Proportional, Rule
+from ..calls import Call, named
 from ..propagation import computing_dtype
 from ..streams import Handler, Streams
 from .products import unchanged
@@ -55,7 +53,7 @@ def total(streams: Streams, call: Call, p: float = 1.0, q: float = 1.0) -> Any:
         return unchanged(streams, call)
     a, b = (t if isinstance(t, Tensor) else torch.tensor(t) for t in (a, b))
     saved = [_before(streams, call, t) for t in (a, b)]
-    nonnegative = min(p, q) >= 0 and streams.is_nonnegative(a) and streams.is_nonnegative(b)
+    nonnegative = min(p, q) >= 0 and streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     carriers = [streams.carrier(t) for t in (a, b)]
     z = streams.evaluate(call)
     return streams.relay(call, z, carriers, SumRelevance(p, q, rule), saved, nonnegative=nonnegative)
