@@ -1,22 +1,33 @@
-"""The README's Python blocks run, one after the other."""
+"""The Python blocks of the README and of CONTRIBUTING run, one after the other."""
 
 import re
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import lrp
+from lrp.engine import handlers
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README, CONTRIBUTING = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+
+
+def run(page: str, n_blocks: int) -> dict[str, Any]:
+    """The names that the Python blocks of a page define, one after the other."""
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == n_blocks
+    for block in blocks:
+        exec(block, names)
+    return names
 
 
 def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 6
-    for block in blocks:
-        exec(block, names)
+    names = run(README, 6)
     assert names["x"].grad.shape == (5, 1, 28, 28)
     assert list(names["relevances"]) == ["4", "0"]
 
@@ -26,3 +37,23 @@ def test_the_rules_table_lists_every_key() -> None:
     assert table == list(lrp.rules.KEYS)
     composites = re.findall(r'`"([a-z0-9_]+)"`', README.split("| `lrp.composites.`")[1].split("* **Montavon")[0])
     assert sorted(composites) == sorted(lrp.composites.KEYS.keys() - lrp.rules.KEYS.keys())
+
+
+def test_the_code_of_contributing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "TABLE", {})
+    names = run(CONTRIBUTING, 3)
+    assert {function.__name__ for function in handlers.TABLE} == {"max_unpool2d"}
+    x = torch.tensor([[1.0, -2.0]], requires_grad=True)
+    lrp.functional.linear(x, torch.tensor([[3.0, 1.0]]), rule=names["Absolute"]()).backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, torch.tensor([[0.6, 0.4]]))
+    y = names["Bilinear"](scale_factor=2, mode="bilinear")(torch.rand(1, 1, 2, 2, requires_grad=True), explain=True)
+    assert y.shape == (1, 1, 4, 4)
+
+
+def test_the_pages_name_no_path_that_is_not_there() -> None:
+    for page in (README, CONTRIBUTING):
+        for path in re.findall(r"`((?:lrp|tests|examples|benchmarks)/[\w/.]+)`", page):
+            assert (ROOT / path).exists(), path
+        for name in re.findall(r"(?<![\w.])lrp((?:\.[a-z_]+)+)", page):
+            assert attrgetter(name[1:])(lrp), name
