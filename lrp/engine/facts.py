@@ -1,28 +1,43 @@
-"""What is known of a live tensor, and what of it is inherited by what is made of the tensor."""
+"""What is known of a live tensor: proved of its values as they are now, or unknown."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
 from ..rules import Rule
+from .calls import Call
+from .kept import Kept, memory
+from .ledger import Ledger
 
 
 class Layer(NamedTuple):
-    """A call of a linear layer: its map, rule and name, its input's carrier, and the values of x, w and b."""
+    """A linear layer whose output a tensor is, with what was merged with it since.
+
+    Attributes:
+        f: its map.
+        rule: its rule.
+        x: its input, as the layer saw it.
+        w: its weight, and what was merged with it.
+        b: its bias, alike.
+        ledger: where what is merged with it next puts its relevance down.
+        z: the output, as backward keeps it.
+    """
 
     f: LinearMap
     rule: Rule
-    name: str | None
-    carrier: Tensor
-    x: Tensor
+    x: Kept
     w: Tensor
     b: Tensor | None
+    ledger: Ledger
+    z: Kept | None
 
 
 @dataclass(frozen=True)
@@ -30,15 +45,13 @@ class Facts:
     """What is known of a live tensor.
 
     Attributes:
-        version: the version of the tensor of which this is known.
         value: the value with its ordinary autograd graph, where relevance shall be differentiable.
         nonnegative: True if no element is below zero.
-        gate: True if this weighs what it is multiplied with: a sigmoid or a softmax.
+        gate: True if this weighs what it is multiplied with: made of sigmoids and softmaxes alone.
         data: True if no linear layer lies between the explained inputs and this.
         layer: the linear layer whose output this is.
     """
 
-    version: int
     value: Tensor | None = None
     nonnegative: bool = False
     gate: bool = False
@@ -46,35 +59,75 @@ class Facts:
     layer: Layer | None = None
 
 
+UNKNOWN = Facts()
+
+
+@dataclass(frozen=True)
+class LiveCall(Call):
+    """A call of a torch function that live tensors take part in.
+
+    Attributes:
+        live: those tensors.
+        facts: what was known of each of them before the call.
+        target: the tensor that the call overwrites, if it works in place.
+        rescued: a copy of what the target was before, if one had to be made.
+    """
+
+    live: Sequence[Tensor] = ()
+    facts: Sequence[Facts] = ()
+    target: Tensor | None = None
+    rescued: Tensor | None = None
+
+    def facts_of(self, t: Tensor) -> Facts:
+        """What was known of a tensor before the call."""
+        return next((facts for other, facts in zip(self.live, self.facts, strict=True) if other is t), UNKNOWN)
+
+
+def inherited(facts: Sequence[Facts]) -> dict[str, Any]:
+    """What any function but a linear layer makes known of its output, from the live tensors whose values enter it.
+
+    What is made of gates alone is a gate, and what is made of data alone is data. That it is not negative has to be
+    proved function by function.
+    """
+    return {"gate": all(f.gate for f in facts), "data": all(f.data for f in facts)}
+
+
 class Known:
-    """The facts of the live tensors of one explained forward. What was overwritten since is not known any more."""
+    """The facts of the live tensors of one explained forward. What was written over since is not known any more."""
 
     def __init__(self) -> None:
         self._facts = WeakTensorKeyDictionary()
+        self._writes: Counter[int | None] = Counter()
 
     def __contains__(self, t: Tensor) -> bool:
         """Whether anything was ever noted of ``t``."""
         return t in self._facts
 
-    def note(self, t: Tensor, value: Tensor | None, **facts: Any) -> None:
+    def note(self, t: Tensor, facts: Facts) -> None:
         """Note the facts of ``t`` as it is now, instead of what was known before."""
-        self._facts[t] = Facts(t._version, value, **facts)
+        self._facts[t] = self._stamp(t), facts
 
     def of(self, t: Tensor) -> Facts | None:
         """The facts of ``t`` as it is now; None if nothing is known of it."""
-        facts: Facts | None = self._facts.get(t)  # type: ignore[no-untyped-call]
-        return facts if facts is not None and facts.version == t._version else None
+        stamp, facts = self._facts.get(t, (None, None))  # type: ignore[no-untyped-call]
+        return facts if stamp is not None and stamp == self._stamp(t) else None
 
-    def is_nonnegative(self, t: Tensor) -> bool:
-        """Whether no element is known to be below zero; true of indices as well."""
-        facts = self.of(t)
-        return facts.nonnegative if facts is not None else not t.is_floating_point()
+    def last(self, t: Tensor) -> Facts | None:
+        """What was last noted of ``t``, though it may have changed since."""
+        facts: Facts | None = self._facts.get(t, (None, None))[1]  # type: ignore[no-untyped-call]
+        return facts
 
-    def is_gate(self, t: Tensor) -> bool:
-        """Whether this is known to weigh what it is multiplied with; true of indices as well."""
-        facts = self.of(t)
-        return facts.gate if facts is not None else not t.is_floating_point()
+    def forget(self, t: Tensor) -> None:
+        """Note that the memory of ``t`` may be written to from now on, or was, without torch counting it."""
+        self._writes[memory(t)] += 1
 
-    def kept(self, tensors: Sequence[Tensor]) -> dict[str, bool]:
-        """What a function that keeps the values of these tensors as they are makes known of its output."""
-        return {"nonnegative": all(map(self.is_nonnegative, tensors)), "gate": all(map(self.is_gate, tensors))}
+    def is_nonnegative(self, value: Any) -> bool:
+        """Whether no element of a tensor or number is below zero, as far as is proved without looking at tensors."""
+        if isinstance(value, Tensor):
+            facts = self.of(value)
+            return facts.nonnegative if facts is not None else value.dtype in (torch.bool, torch.uint8)
+        return isinstance(value, (int, float)) and value >= 0
+
+    def _stamp(self, t: Tensor) -> tuple[int | None, ...]:
+        where = memory(t)
+        return t._version, where, self._writes[where] if self._writes else 0

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, tensors_in
+from .calls import Call, in_place_target, substitute, tensors_in
+from .facts import LiveCall
 from .handlers import TABLE
 from .streams import Streams
 
@@ -44,25 +45,53 @@ class Interception(TorchFunctionMode):
         target = in_place_target(func, args, kwargs)
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
-        rescued = None if target is None else self.streams.keeper.rescue(target)
-        if not torch.is_grad_enabled() or kwargs.get("out") is not None or not self._is_live((args, kwargs)):
-            constant = func(*args, **kwargs)
-            self.streams.assignment.derive((args, kwargs), constant)
-            return constant
-        call = Call(func, args, kwargs, target, rescued)
+        live = [t for t in tensors_in((args, kwargs)) if self.streams.is_live(t)]
+        written = [target] if target is not None else list(tensors_in(kwargs.get("out")))
+        rescued = [self.streams.rescue(t) for t in written]
+        if not live or not torch.is_grad_enabled() or kwargs.get("out") is not None:
+            return self._run_constant(Call(func, args, kwargs), live, written)
+        facts = [self.streams.facts(t) for t in live]
+        call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
+        _refuse(call, self.streams)
         handler = TABLE.get(func)
         result = NotImplemented if handler is None else handler(self.streams, call)
-        return self._take_gradient(call) if result is NotImplemented else result
+        return self.streams.follow_unsupported(call, call.name) if result is NotImplemented else result
 
-    def _is_live(self, arguments: Any) -> bool:
-        return any(map(self.streams.is_live, tensors_in(arguments)))
+    def _run_constant(self, call: Call, live: Sequence[Tensor], written: Sequence[Tensor]) -> Any:
+        """A call whose result does not depend on the explained inputs: nor then on parameters, as far as autograd goes.
 
-    def _take_gradient(self, call: Call) -> Any:
-        """The call without a rule. Where its output carries relevance, that is worth a warning."""
-        result = self.streams.follow(call)
-        if self._is_live(result if call.target is None else call.target):
-            self.streams.take_gradient(getattr(call.function, "__name__", str(call.function)))
-        return result
+        Else a gradient could reach parameters by what is made of them.
+        """
+        streams = self.streams
+        result = call.function(*call.args, **call.kwargs)
+        streams.assignment.derive((call.args, call.kwargs), result)
+        for t in written:
+            streams.known.forget(t)
+            if streams.is_live(t):
+                streams.origins.take_gradient(f"{call.name} where gradients are switched off", t)
+        if live:
+            if any(True for _ in tensors_in(result)):
+                streams.origins.end(call.name)
+            return result
+        return substitute(result, lambda t: t if t.is_leaf or any(t is w for w in written) else t.detach())
+
+
+def _refuse(call: LiveCall, streams: Streams) -> None:
+    """Raise for what would be given relevance where the model wants something else."""
+    if call.function in _GRADIENTS:
+        raise NotImplementedError(
+            f"{call.name} within an explained forward would be given relevance for a gradient: explain what it is "
+            "taken of, such as the energy instead of its forces"
+        )
+    target = call.target
+    if target is not None and target.requires_grad and not streams.is_live(target):
+        raise NotImplementedError(
+            f"{call.name} writes to a tensor of shape {tuple(target.shape)} that was made of parameters before the "
+            "explained forward; make it within the forward, or detach it"
+        )
+
+
+_GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 
 def explained(
@@ -128,9 +157,9 @@ def _run(
     with _untouched(assignment.module, inputs), mode:
         output = forward(*args, **kwargs)
     assignment.check(output)
-    _tell(mode.streams.unsupported, strict)
-    for t in tensors_in(output):  # what the caller does to the output in place must not reach what backward needs
-        mode.streams.keeper.rescue(t)
+    mode.streams.origins.check(output)
+    _tell(mode.streams.origins.unsupported(output), strict)
+    mode.streams.settle(output)
     return output
 
 

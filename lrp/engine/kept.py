@@ -1,28 +1,36 @@
 """Keep what backward needs from being overwritten by the model's own in-place operations.
 
 ``relu(conv(x), inplace=True)`` overwrites the convolution's output, which its rule divides by. A saved tensor is
-therefore held in a :class:`_Kept`, and :meth:`Keeper.rescue` moves it to a copy just before it is overwritten.
+therefore held in a :class:`Kept`, and :meth:`Keeper.rescue` moves it to a copy just before it is overwritten.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakSet
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 
-class _Kept:
+class Kept:
     """A tensor that backward needs."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.hold(tensor)
 
     def hold(self, tensor: Tensor) -> None:
-        self.tensor, self.version = tensor, tensor._version
+        """Keep this tensor from now on."""
+        self.tensor, self.version, self.is_dropped = tensor, tensor._version, False
+
+    def drop(self) -> None:
+        """Keep it no longer: an empty tensor stands in for it."""
+        self.hold(self.tensor.new_empty(0))
+        self.is_dropped = True
 
     def release(self) -> Tensor:
+        """The tensor, as it was when it was kept."""
         if self.tensor._version != self.version:
             raise RuntimeError(
                 f"a tensor of shape {tuple(self.tensor.shape)} that this explanation needs was modified in place "
@@ -35,11 +43,25 @@ class Keeper:
     """The tensors that one explained forward has saved for its backward."""
 
     def __init__(self) -> None:
-        self._by_storage: dict[int, WeakSet[_Kept]] = {}
+        self._by_memory: dict[int | None, WeakSet[Kept]] = {}
 
-    def saving(self) -> AbstractContextManager[None]:
-        """Within this context, saved tensors are kept."""
-        return saved_tensors_hooks(self._keep, _Kept.release)
+    @contextmanager
+    def saving(self) -> Iterator[list[Kept]]:
+        """Within this context, saved tensors are kept; it gives those that are, in their order."""
+        kept: list[Kept] = []
+
+        def keep(tensor: Tensor) -> Kept:
+            kept.append(self.keep(tensor))
+            return kept[-1]
+
+        with saved_tensors_hooks(keep, Kept.release):
+            yield kept
+
+    def keep(self, tensor: Tensor) -> Kept:
+        """Keep a tensor as it is now."""
+        kept = Kept(tensor)
+        self._by_memory.setdefault(memory(tensor), WeakSet()).add(kept)
+        return kept
 
     def rescue(self, target: Tensor) -> Tensor | None:
         """Copy what is kept in the memory of ``target``, which is about to be overwritten.
@@ -48,17 +70,21 @@ class Keeper:
             A tensor that goes on having the present values of ``target``, if such a copy was made.
         """
         copies: dict[tuple[int, ...], Tensor] = {}
-        for kept in self._by_storage.pop(target.untyped_storage().data_ptr(), ()):
-            layout = _layout(kept.tensor)
-            copies.setdefault(layout, kept.tensor.clone())
-            kept.hold(copies[layout])
-        return copies.get(_layout(target))
-
-    def _keep(self, tensor: Tensor) -> _Kept:
-        kept = _Kept(tensor)
-        self._by_storage.setdefault(tensor.untyped_storage().data_ptr(), WeakSet()).add(kept)
-        return kept
+        for kept in self._by_memory.pop(memory(target), ()):
+            place = layout(kept.tensor)
+            copies.setdefault(place, kept.tensor.clone())
+            kept.hold(copies[place])
+        return copies.get(layout(target))
 
 
-def _layout(t: Tensor) -> tuple[int, ...]:
+def memory(t: Tensor) -> int | None:
+    """What tells one piece of memory from another, as long as a tensor holds it; None for a tensor that has none."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def layout(t: Tensor) -> tuple[int, ...]:
+    """Where in its memory the elements of a tensor are."""
     return (t.storage_offset(), *t.shape, *t.stride())

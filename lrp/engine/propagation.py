@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from ..maps import LinearMap
-from ..maps.arithmetic import is_vmapped
+from ..maps.arithmetic import is_vmapped, sum_up
 from ..rules import Rule
 from .calls import tensors_in
+from .ledger import Ledger
 from .recording import report
 
 LARGE = 2**25  # bytes
@@ -27,30 +28,33 @@ PART = 2**24
 Redistribute = Callable[..., "Tensor | tuple[Tensor | None, ...]"]
 
 
-@dataclass(frozen=True)
-class LayerRelevance:
-    """The backward of a layer: its linear map, its rule, and the name under which it is traced."""
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Share the relevance of a layer's outputs out among its inputs, by a rule."""
 
     f: LinearMap
     rule: Rule
-    name: str | None
-    thread: int
+    x: Tensor
+    w: Tensor
+    z: Tensor
+    b: Tensor | None = None
 
-    def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
-        dtype, own = computing_dtype(R), x.dtype
-        x, w, z, R = (t.to(dtype) for t in (x, w, z, R))
-        b = None if b is None else b.to(dtype)
+    def __call__(self, R: Tensor) -> Tensor:
+        is_sample = self.x.dim() < len(self.f.input_shape)
+        x, z, R = (t.unsqueeze(0) if is_sample else t for t in (self.x, self.z, R))
+        dtype = computing_dtype(R)
+        b = None if self.b is None else self.b.to(dtype)
+        relevance = self._in_parts(x.to(dtype), self.w.to(dtype), b, z.to(dtype), R.to(dtype)).to(x)
+        return relevance.squeeze(0) if is_sample else relevance
+
+    def _in_parts(self, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         size = self._samples_at_a_time(x, R)
         if size >= len(x):
-            relevance = self.rule.redistribute(self.f, x, w, b, z, R)
-        else:
-            relevance = torch.empty_like(x)
-            for part in (slice(start, start + size) for start in range(0, len(x), size)):
-                f = replace(self.f, input_shape=tuple(x[part].shape))
-                relevance[part] = self.rule.redistribute(f, x[part], w, b, z[part], R[part])
-        relevance = relevance.to(own)
-        if self.name is not None:
-            report(self.name, relevance, self.thread)
+            return self.rule.redistribute(self.f, x, w, b, z, R)
+        relevance = torch.empty_like(x)
+        for part in (slice(start, start + size) for start in range(0, len(x), size)):
+            f = replace(self.f, input_shape=tuple(x[part].shape))
+            relevance[part] = self.rule.redistribute(f, x[part], w, b, z[part], R[part])
         return relevance
 
     def _samples_at_a_time(self, x: Tensor, R: Tensor) -> int:
@@ -61,6 +65,53 @@ class LayerRelevance:
         if not (self.f.is_divisible() and self.rule.is_divisible(x)):
             return len(x)
         return max(1, len(x) * PART // nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRelevance:
+    """The backward of a layer: its linear map, its rule, and the name under which it is traced."""
+
+    f: LinearMap
+    rule: Rule
+    name: str | None
+    thread: int
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def __call__(self, R: Tensor, *saved: Tensor) -> Tensor:
+        parts = self.ledger.take(R, Share(self.f, self.rule, *saved))
+        relevance = sum_up(share(part) for part, share in parts)
+        if self.name is not None:
+            report(self.name, relevance, self.thread)
+        return relevance
+
+
+@dataclass(frozen=True, eq=False)
+class MergedRelevance:
+    """The backward of a constant scale and shift of each channel, as a batch norm, that is merged with a layer.
+
+    Relevance passes to the layer's output as it is, and the layer is told to share it out by the merged weights.
+    """
+
+    f: LinearMap
+    rule: Rule
+    below: Ledger
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def __call__(self, R: Tensor, *saved: Tensor) -> Tensor:
+        for part, share in self.ledger.take(R, Share(self.f, self.rule, *saved)):
+            self.below.put(part, share)
+        return R
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionRelevance:
+    """The backward of a function whose gradient is its relevance, taken where the values are."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, R: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        gradients: tuple[Tensor, ...] = torch.func.vjp(self.function, *values)[1](R)
+        return gradients
 
 
 def relay(

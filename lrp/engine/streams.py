@@ -7,18 +7,22 @@ whose autograd graph leads relevance back to the inputs. Parameters and all that
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+from weakref import ReferenceType, ref
 
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from ..maps import LinearMap
 from ..rules import Family, Rule
 from .assignment import Assignment
-from .calls import Call, tensors_in
-from .facts import Facts, Known, Layer
-from .kept import Keeper
-from .propagation import LayerRelevance, Redistribute, relay
+from .calls import tensors_in
+from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
+from .kept import Keeper, Kept, layout, memory
+from .origins import Origins
+from .propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, relay
 
 
 class Streams:
@@ -34,31 +38,24 @@ class Streams:
         self.assignment = assignment
         self.differentiable = differentiable
         self.keeper = Keeper()
-        self.unsupported: list[str] = []
         self.known = Known()
-        self._roots = {get_gradient_edge(x).node for x in inputs}
+        self.origins = Origins(inputs, self.known, assignment)
+        self.is_live = self.origins.is_live
+        self._merged: list[tuple[Layer, ReferenceType[Tensor], int]] = []
         for x in inputs:
-            self._note(x, x, data=True)
-
-    def is_live(self, t: Tensor) -> bool:
-        """Whether ``t`` depends on the explained inputs."""
-        if not t.requires_grad:
-            return False
-        if t in self.known:
-            return True
-        return not t.is_leaf and self._reaches_inputs(t)
+            self.origins.note(x, Facts(x if differentiable else None, data=True))
 
     def facts(self, t: Tensor) -> Facts:
         """What is known of a live tensor as it is now."""
         facts = self.known.of(t)
-        if facts is not None:
+        if facts is not None and (facts.value is not None or not self.differentiable):
             return facts
         if self.differentiable:
             raise RuntimeError(
                 "differentiable=True: a tensor was modified in place through another view of its memory, or made by a "
                 f"function that lrp does not see; its shape is {tuple(t.shape)}"
             )
-        return Facts(t._version)
+        return UNKNOWN
 
     def value(self, t: Tensor) -> Tensor:
         """The tensor in the stream of values."""
@@ -66,11 +63,17 @@ class Streams:
             return t.detach()
         return self.facts(t).value if self.is_live(t) else t  # type: ignore[return-value]
 
+    def value_before(self, call: LiveCall, t: Tensor) -> Tensor:
+        """The value of a tensor before the call, which may overwrite it or what shares its memory."""
+        if call.target is None or self.differentiable or memory(t) != memory(call.target):
+            return self.value(t)
+        return call.rescued if t is call.target and call.rescued is not None else t.detach().clone()
+
     def carrier(self, t: Tensor) -> Tensor:
         """The tensor in the stream of relevance, where constants carry none."""
         return t if not t.requires_grad or self.is_live(t) else t.detach()
 
-    def evaluate(self, call: Call) -> Any:
+    def evaluate(self, call: LiveCall) -> Any:
         """What the call returns, in the stream of values."""
         if not self.differentiable or call.target is None:
             return call.run(self.value)
@@ -78,13 +81,20 @@ class Streams:
         call.run(lambda t: fresh if t is call.target else self.value(t))
         return fresh
 
-    def rule(self, family: Family, call: Call, x: Tensor, parameters: Sequence[Tensor | None] = ()) -> tuple[str, Rule]:
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> LiveCall:
+        """A call of the handler's own."""
+        live = [t for t in tensors_in((args, kwargs)) if self.is_live(t)]
+        return LiveCall(function, args, kwargs, live, [self.facts(t) for t in live])
+
+    def rule(
+        self, family: Family, call: LiveCall, x: Tensor, parameters: Sequence[Tensor | None] = ()
+    ) -> tuple[str, Rule]:
         """The name of what the call calls, and its rule."""
-        return self.assignment.choose(family, call.function, x.dtype, parameters, self.facts(x).data)
+        return self.assignment.choose(family, call.function, x.dtype, parameters, call.facts_of(x).data)
 
     def relay(
         self,
-        call: Call,
+        call: LiveCall,
         z: Tensor,
         carriers: Sequence[Tensor],
         redistribute: Redistribute,
@@ -92,8 +102,123 @@ class Streams:
         **facts: Any,
     ) -> Tensor:
         """What the call returns, in the stream of relevance: ``z``, with ``redistribute`` as its backward."""
-        facts = {"data": self._is_data(carriers), **facts}
-        with self.keeper.saving():
+        self._use_all(call)
+        output, _ = self._relay(call, z, carriers, redistribute, saved)
+        return self._note(output, z, Facts(**{**inherited(call.facts), **facts}), call)
+
+    def relay_layer(
+        self, call: LiveCall, f: LinearMap, rule: Rule, name: str | None, values: Sequence[Tensor | None],
+        carrier: Tensor, z: Tensor, *, total: Tensor | None = None, **facts: Any,
+    ) -> Tensor:  # fmt: skip
+        """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
+
+        Args:
+            values: those of x, w and b.
+            carrier: that of x.
+            total: what the rule is shown for the map's output, where that is not what the call returns.
+        """
+        self._use_all(call)
+        backward = LayerRelevance(f, rule, name, threading.get_ident())
+        return self._layer(call, backward, values, carrier, z, z if total is None else total, facts)
+
+    def merge(self, call: LiveCall, x: Tensor, scale: Tensor, shift: Tensor, z: Tensor) -> Tensor:
+        """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
+        layer = call.facts_of(x).layer
+        assert layer is not None
+        self._release(layer, x)
+        rule = layer.rule.scaled(layer.f, scale)
+        w, b = layer.f.scale_channels(layer.w, scale), shift if layer.b is None else layer.b * scale + shift
+        backward = MergedRelevance(layer.f, rule, layer.ledger)
+        return self._layer(call, backward, (layer.x.release(), w, b), x, z, z, {"data": False, "gate": False})
+
+    def follow(self, call: LiveCall, is_identity: bool = False, **facts: Any) -> Any:
+        """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
+
+        Args:
+            is_identity: whether an output of the input's shape has its values in their places.
+            facts: what the function makes known of its output, besides what it inherits.
+        """
+        values = self.evaluate(call) if self.differentiable else None
+        edges = [get_gradient_edge(t) for t in call.live]
+        outputs = call.run(self.carrier)
+        live = call.target if call.target is not None else outputs
+        is_used = False
+        for output, value in zip(tensors_in(live), tensors_in(live if values is None else values), strict=True):
+            if not output.requires_grad or (call.target is None and any(output is t for t in call.live)):
+                continue
+            sources = _sources(output, edges, call.facts)
+            same = len(call.live) == 1 and (is_identity or call.target is None)
+            same = same and _is_same(call.live[0], output, is_identity)
+            known = call.facts[0] if same else Facts(**{**inherited(sources), **facts})
+            is_used |= not same
+            self._note(output, value, known, call)
+        if is_used:
+            self._use_all(call)
+        return outputs
+
+    def gradient(self, call: LiveCall, **facts: Any) -> Any:
+        """What the call returns, in the stream of relevance, where a rule takes the function's gradient.
+
+        A relevance that shall be differentiated needs the gradient at the values, which have a graph of their own.
+        """
+        if not self.differentiable:
+            return self.follow(call, **facts)
+        values = [self.value(t) for t in call.live]
+
+        def function(*several: Tensor) -> Any:
+            places = iter(several)
+            return call.run(lambda t: next(places).clone() if any(t is x for x in call.live) else self.value(t))
+
+        return self.relay(call, self.evaluate(call), call.live, FunctionRelevance(function), values, **facts)
+
+    def follow_unsupported(self, call: LiveCall, name: str) -> Any:
+        """What the call returns, with its gradient for want of a rule: where relevance reaches it, the user is told."""
+        outputs = self.gradient(call) if call.target is not None else self.follow(call)
+        live = [t for t in tensors_in(outputs if call.target is None else call.target) if self.is_live(t)]
+        if live and self.differentiable and call.target is None:
+            if not isinstance(outputs, Tensor):
+                raise NotImplementedError(f"differentiable=True: {name} has no rule, and several outputs")
+            outputs = self.gradient(call)
+            live = [outputs]
+        for t in live:
+            self.origins.take_gradient(name, t)
+        return outputs
+
+    def rescue(self, target: Tensor) -> Tensor | None:
+        """Keep what backward needs from a write to ``target``, as :meth:`Keeper.rescue` does."""
+        for t in (target, target._base):
+            facts = None if t is None else self.known.of(t)
+            if t is not None and facts is not None and facts.layer is not None:
+                self._use(facts.layer, t)
+        return self.keeper.rescue(target)
+
+    def settle(self, output: Any) -> None:
+        """After the forward: keep what a backward from anywhere may need, whatever is done to the outputs."""
+        for layer, carrier, version in self._merged:
+            t = carrier()
+            if t is not None and t._version == version:
+                self._use(layer, t)
+        for t in tensors_in(output):
+            self.keeper.rescue(t)
+
+    def _layer(
+        self, call: LiveCall, backward: LayerRelevance | MergedRelevance, values: Sequence[Any], carrier: Tensor,
+        z: Tensor, total: Tensor, facts: Mapping[str, Any],
+    ) -> Tensor:  # fmt: skip
+        x, w, b = values
+        needed = total if backward.rule.needs_output(backward.f) else z.new_empty(0)
+        saved = [x, w, needed, *([] if b is None else [b])]
+        output, kept = self._relay(call, z, [carrier], backward, saved)
+        layer = None
+        if backward.f.channel() is not None:
+            of_x, _, of_z, *_ = kept
+            layer = Layer(backward.f, backward.rule, of_x, w, b, backward.ledger, of_z if needed is z else None)
+        return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
+
+    def _relay(
+        self, call: LiveCall, z: Tensor, carriers: Sequence[Tensor], redistribute: Redistribute, saved: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Kept]]:
+        with self.keeper.saving() as kept:
             output = relay(
                 redistribute, z, carriers, saved,
                 in_place=call.target is not None, differentiable=self.differentiable,
@@ -101,62 +226,64 @@ class Streams:
         if call.target is not None and self.differentiable:  # the values were computed beside it: see evaluate()
             self.keeper.rescue(call.target)
             call.target.detach().copy_(z)
-        self._note(output, z, **facts)
-        return output
+        return output, kept
 
-    def relay_layer(self, call: Call, layer: Layer, z: Tensor, *, total: Tensor | None = None, **facts: Any) -> Tensor:
-        """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
+    def _release(self, layer: Layer, t: Tensor) -> None:
+        """Keep the layer's own output no longer, unless something else than what is merged with it needs it."""
+        if layer.z is not None and not layer.ledger.is_direct and not self.differentiable:
+            layer.z.drop()
+            self._merged.append((layer, ref(t), t._version))
 
-        The rule is shown ``total`` for the map's output, where that is not what the call returns.
-        """
-        backward = LayerRelevance(layer.f, layer.rule, layer.name, threading.get_ident())
-        total = z if total is None else total
-        output = total if layer.rule.needs_output(layer.f) else z.new_empty(0)
-        saved = [layer.x, layer.w, output, *([] if layer.b is None else [layer.b])]
-        return self.relay(call, z, [layer.carrier], backward, saved, layer=layer, **facts)
+    def _use(self, layer: Layer, t: Tensor) -> None:
+        """Note that the layer's output ``t`` is used by something that is not merged with it."""
+        layer.ledger.is_direct = True
+        if layer.z is not None and layer.z.is_dropped:
+            layer.z.hold(t.detach())
 
-    def follow(self, call: Call, keeps: bool = False, **facts: Any) -> Any:
-        """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
+    def _use_all(self, call: LiveCall) -> None:
+        for t, facts in zip(call.live, call.facts, strict=True):
+            if facts.layer is not None:
+                self._use(facts.layer, t)
 
-        If it ``keeps`` values as they are, it also keeps what is known of them.
-        """
-        tensors = list(tensors_in((call.args, call.kwargs)))
-        facts = {"data": self._is_data(tensors), **facts}
-        if keeps:
-            facts |= self.known.kept(tensors)
-        values = self.evaluate(call) if self.differentiable else None
-        outputs = call.run(self.carrier)
-        live = call.target if call.target is not None else outputs
-        for output, value in zip(tensors_in(live), tensors_in(live if values is None else values), strict=True):
-            if output.requires_grad:
-                self._note(output, value, **facts)
-        return outputs
+    def _note(self, t: Tensor, value: Tensor, facts: Facts, call: LiveCall | None = None) -> Tensor:
+        self.origins.note(t, replace(facts, value=value) if self.differentiable else facts)
+        if call is not None and call.target is not None:
+            self.origins.wrote(call.target)
+            self._note_base(call.target, facts)
+        return t
 
-    def take_gradient(self, function: str) -> None:
-        """Note that the plain gradient stands in for the relevance of this function, for want of a rule."""
-        last = self.assignment.last_name
-        self.unsupported.append(f"{function} ({'before the first layer' if last is None else f'after layer {last!r}'})")
+    def _note_base(self, target: Tensor, facts: Facts) -> None:
+        """What a view was written to is live in all its views, and is data or a gate only if all of it is."""
+        base = target._base
+        if base is not None and base.requires_grad:
+            before = self.known.last(base)
+            self.origins.note(base, Facts(**inherited([facts] if before is None else [facts, before])))
+            self.origins.note(target, facts)
 
-    def _is_data(self, tensors: Sequence[Tensor]) -> bool:
-        return all(self.facts(t).data for t in tensors if self.is_live(t))
 
-    def _note(self, t: Tensor, value: Tensor, **facts: Any) -> None:
-        self.known.note(t, value if self.differentiable else None, **facts)
+def _sources(output: Tensor, edges: Sequence[GradientEdge], facts: Sequence[Facts]) -> Sequence[Facts]:
+    """The facts of the tensors whose values enter the output, as its autograd graph tells: a shape alone does not."""
+    if len(edges) < 2:
+        return facts
+    of_edge = {(edge.node, edge.output_nr): known for edge, known in zip(edges, facts, strict=True)}
+    found, seen = [], set()
+    ahead = [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        for edge in node.next_functions if node is not None else ():
+            if edge in of_edge:
+                found.append(of_edge[edge])
+            elif edge not in seen:
+                seen.add(edge)
+                ahead.append(edge[0])
+    return found or [UNKNOWN]
 
-    def _reaches_inputs(self, t: Tensor) -> bool:
-        """Whether a tensor that no known function made depends on the inputs: a custom autograd function made it."""
-        seen: set[Node] = set()
-        ahead: list[Node | None] = [t.grad_fn]
-        while ahead:
-            node = ahead.pop()
-            if node in self._roots:
-                self.take_gradient(f"the autograd function {t.grad_fn.name() if t.grad_fn else None}")
-                self._note(t, t)
-                return True
-            if node is not None and node not in seen:
-                seen.add(node)
-                ahead.extend(following for following, _ in node.next_functions)
+
+def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:
+    """Whether the output has the values of ``t`` in their places: as its function says, or as a view of all of it."""
+    if t.shape != output.shape or t.dtype != output.dtype:
         return False
+    return is_identity or (memory(t) == memory(output) and layout(t) == layout(output))
 
 
-Handler = Callable[[Streams, Call], Any]
+Handler = Callable[[Streams, LiveCall], Any]

@@ -44,8 +44,8 @@ class Contraction(Sampled):
         inner = [i for i, letter in enumerate(self.x) if letter not in self.z]
         return _aligned(x.amin(inner) if inner else x, _shared(self.x, self.z), self.z)
 
-    def has_channels(self, z: Tensor) -> bool:
-        return self.z[1:2] == self._neurons
+    def channel(self) -> int | None:
+        return self.z.index(self._neurons) - len(self.z) if len(self._neurons) == 1 else None
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         return w * _aligned(self._of_neurons(scale), self._neurons, self.w)

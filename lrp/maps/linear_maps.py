@@ -67,9 +67,14 @@ class LinearMap(ABC):
         """``f(x, w)``, from the output ``z`` that is already there."""
         return z if b is None else z - self.per_output(b)
 
+    def channel(self) -> int | None:
+        """The dimension of the output that counts the neurons, from the last one (-1) back; None if there is none."""
+        return None
+
     def has_channels(self, z: Tensor) -> bool:
         """Whether dimension 1 of the output counts the neurons, as a batch norm that follows takes it."""
-        return False
+        channel = self.channel()
+        return channel is not None and z.dim() + channel == 1
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         """The weight of the same map with each neuron's output multiplied by its ``scale``."""
@@ -156,8 +161,8 @@ class Linear(Sampled):
     def is_divisible(self) -> bool:
         return len(self.input_shape) > 1
 
-    def has_channels(self, z: Tensor) -> bool:
-        return z.dim() == 2
+    def channel(self) -> int:
+        return -1
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         return w * scale[:, None]

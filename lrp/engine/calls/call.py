@@ -15,18 +15,16 @@ _AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "_
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a torch function.
-
-    Attributes:
-        target: the tensor that the call overwrites, if it works in place.
-        rescued: a copy of what the target was before, if one had to be made.
-    """
+    """One call of a torch function."""
 
     function: Callable[..., Any]
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    target: Tensor | None = None
-    rescued: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the function, as a message shows it."""
+        return getattr(self.function, "__name__", str(self.function))
 
     def run(self, replace: Callable[[Tensor], Tensor]) -> Any:
         """Call the function, with every tensor in its arguments replaced."""

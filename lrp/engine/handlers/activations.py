@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,47 +12,63 @@ from torch.nn import functional as F
 
 from ...maps import Elementwise
 from ...rules import Gradient, Pass
-from ..calls import Call, named
-from ..facts import Layer
+from ..calls import named
+from ..facts import LiveCall
 from ..streams import Handler, Streams
-from .products import Shares
+from .shares import Shares
 
-_NONNEGATIVE = "relu relu6 softplus".split()
-_GATES = "sigmoid hardsigmoid".split()
-_KEEP_SIGN = """
-    leaky_relu elu celu selu gelu silu mish hardswish tanh softsign hardtanh prelu rrelu threshold _threshold hardshrink
-    softshrink tanhshrink clamp_min
-""".split()
-_OTHERS = "log_sigmoid logsigmoid clamp clip clamp_max".split()
+# Whether no output is negative: the proof has what is known of the input, and the other arguments of the function.
+Proof = Callable[..., bool]
 
 
-def nonnegative(streams: Streams, call: Call) -> Any:
-    """An activation that is nowhere negative."""
-    return _activation(streams, call, nonnegative=True)
+def always(nonnegative: bool, *_: Any, **__: Any) -> bool:
+    """Whatever the input is."""
+    return True
 
 
-def gate(streams: Streams, call: Call) -> Any:
-    """An activation between 0 and 1, that other tensors are multiplied with."""
-    return _activation(streams, call, nonnegative=True, gate=True)
+def never(nonnegative: bool, *_: Any, **__: Any) -> bool:
+    """There is no proof."""
+    return False
 
 
-def keeps_sign(streams: Streams, call: Call) -> Any:
-    """An activation that is not negative where its input is not."""
-    return _activation(streams, call, nonnegative=streams.known.is_nonnegative(_input(*call.args, **call.kwargs)))
+def as_input(nonnegative: bool, *_: Any, **__: Any) -> bool:
+    """Where the input is not negative."""
+    return nonnegative
 
 
-def other(streams: Streams, call: Call) -> Any:
-    """Any other activation."""
-    return _activation(streams, call)
+def _softplus(nonnegative: bool, beta: float = 1, threshold: float = 20) -> bool:
+    return beta > 0
 
 
-def _activation(streams: Streams, call: Call, **facts: Any) -> Any:
-    x = _input(*call.args, **call.kwargs)
-    if not streams.is_live(x):
+def _threshold(nonnegative: bool, threshold: float, value: float, inplace: bool = False) -> bool:
+    return value >= 0 and (nonnegative or threshold >= 0)
+
+
+def _hardtanh(nonnegative: bool, min_val: float = -1, max_val: float = 1, inplace: bool = False) -> bool:
+    return _clamp(nonnegative, min_val, max_val)
+
+
+def _clamp(nonnegative: bool, min: Any = None, max: Any = None) -> bool:
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        return False
+    return (nonnegative or (min is not None and min >= 0)) and (max is None or max >= 0)
+
+
+def _clamp_max(nonnegative: bool, max: Any) -> bool:
+    return _clamp(nonnegative, max=max)
+
+
+def activation(streams: Streams, call: LiveCall, proof: Proof = never, is_gate: bool = False) -> Any:
+    """A function of each element of one tensor."""
+    x, others = _arguments(*call.args, **call.kwargs)
+    if len(call.live) > 1 or call.live[0] is not x:
         return NotImplemented
+    facts: dict[str, Any] = {"nonnegative": proof(call.facts_of(x).nonnegative, *others[0], **others[1])}
+    if is_gate:
+        facts["gate"] = True
     _, rule = streams.rule("activation", call, x)
     if isinstance(rule, Gradient):
-        return streams.follow(call, **facts)
+        return streams.gradient(call, **facts)
     if isinstance(rule, Pass):
         return streams.relay(call, streams.evaluate(call), [x], Shares([x.shape]), **facts)
 
@@ -59,20 +76,33 @@ def _activation(streams: Streams, call: Call, **facts: Any) -> Any:
         activated: Tensor = call.run(lambda argument: t.clone() if argument is x else streams.value(argument))
         return activated
 
-    value = streams.value(x) if call.target is None or streams.differentiable else streams.value(x).clone()
+    value = streams.value_before(call, x)
     slope = torch.func.vjp(function, value)[1](torch.ones_like(value))[0]
-    layer = Layer(Elementwise(input_shape=tuple(x.shape)), rule, None, x, value, slope, None)
-    return streams.relay_layer(call, layer, streams.evaluate(call), **facts)
+    f = Elementwise(input_shape=tuple(x.shape))
+    return streams.relay_layer(call, f, rule, None, (value, slope, None), x, streams.evaluate(call), **facts)
 
 
-def _input(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    return input
+def _arguments(input: Any, *others: Any, **by_name: Any) -> tuple[Any, tuple[tuple[Any, ...], dict[str, Any]]]:
+    return input, (others, by_name)
 
+
+_KEEP_SIGN = """
+    leaky_relu elu celu selu gelu silu mish hardswish tanh softsign prelu rrelu hardshrink softshrink tanhshrink
+""".split()
+
+_PROOFS: dict[str, Proof] = {
+    **dict.fromkeys(("relu", "relu6"), always),
+    **dict.fromkeys(_KEEP_SIGN, as_input),
+    **dict.fromkeys(("log_sigmoid", "logsigmoid"), never),
+    **dict.fromkeys(("threshold", "_threshold"), _threshold),
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
+    "clamp_max": _clamp_max,
+    "hardtanh": _hardtanh,
+    "softplus": _softplus,
+}
 
 TABLE: dict[Callable[..., Any], Handler] = {
-    **dict.fromkeys(named(*_NONNEGATIVE), nonnegative),
-    **dict.fromkeys(named(*_GATES), gate),
-    **dict.fromkeys(named(*_KEEP_SIGN), keeps_sign),
-    **dict.fromkeys(named(*_OTHERS), other),
-    F.relu6: nonnegative,
+    **{function: partial(activation, proof=proof) for name, proof in _PROOFS.items() for function in named(name)},
+    F.relu6: partial(activation, proof=always),
+    **dict.fromkeys(named("sigmoid", "hardsigmoid", "expit"), partial(activation, proof=always, is_gate=True)),
 }

@@ -6,29 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from ..calls import Call
 from ..calls.parsing import PARSERS, parse
-from ..facts import Layer
+from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 
-def linear(streams: Streams, call: Call) -> Any:
+def linear(streams: Streams, call: LiveCall) -> Any:
     """A linear map: the chosen rule."""
     found = parse(call, streams.is_live)
     if found is None:
         return NotImplemented
     family, f, x, w, b = found
-    f = replace(f, signed=not streams.known.is_nonnegative(x))
+    f = replace(f, signed=not call.facts_of(x).nonnegative)
     name, rule = streams.rule(family, call, x, (w, b))
-    z = streams.evaluate(call)
-    unbatched = x.dim() < len(f.input_shape)
-    if unbatched:
-        x, z = streams.follow(Call(torch.unsqueeze, (x, 0))), z.unsqueeze(0)
-    bias = None if b is None else streams.value(b)
-    y = streams.relay_layer(call, Layer(f, rule, name, x, streams.value(x), streams.value(w), bias), z, data=False)
-    return streams.follow(Call(torch.squeeze, (y, 0))) if unbatched else y
+    values = streams.value(x), streams.value(w), None if b is None else streams.value(b)
+    return streams.relay_layer(call, f, rule, name, values, x, streams.evaluate(call), data=False, gate=False)
 
 
 TABLE: dict[Callable[..., Any], Handler] = dict.fromkeys(PARSERS, linear)

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from ...maps import Centred, Elementwise, LinearMap
 from ...rules import Gradient
-from ..calls import Call
 from ..calls.norms import (
     batch_norm_arguments,
     group_norm_arguments,
@@ -22,56 +21,62 @@ from ..calls.norms import (
     layer_norm_arguments,
     rms_norm_arguments,
 )
-from ..facts import Layer
+from ..facts import LiveCall
 from ..streams import Handler, Streams
+from .affine import change_of_unit, merge
 
 Parameters = Sequence[Tensor | None]
 
 
-def batch_norm(streams: Streams, call: Call) -> Any:
+def batch_norm(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.batch_norm`` in eval mode: ``z = x * scale + shift``, channel by channel."""
     x, mean, var, weight, bias, training, eps = batch_norm_arguments(*call.args, **call.kwargs)
-    if not streams.is_live(x):
+    if not _is_input_alone(call, x):
         return NotImplemented
     if training or mean is None or var is None:
-        streams.take_gradient("batch_norm in training mode")
-        return streams.follow(call)
+        return streams.follow_unsupported(call, "batch_norm in training mode")
     scale, shift = _affine(mean, var, *(_value(streams, t) for t in (weight, bias)), eps=eps)
-    z = streams.evaluate(call)
-    before = streams.facts(x).layer
-    if before is not None and before.f.has_channels(z):
-        b = shift if before.b is None else before.b * scale + shift
-        w = before.f.scale_channels(before.w, scale)
-        layer = before._replace(w=w, b=b, rule=before.rule.scaled(before.f, scale))
-        return streams.relay_layer(call, layer, z, data=False)
+    layer = call.facts_of(x).layer
+    if layer is not None and layer.f.has_channels(x):
+        return merge(streams, call, x, scale, shift)
+    if call.facts_of(x).data:
+        return change_of_unit(streams, call, x)
     channels = _channels(x)
     f = Elementwise(input_shape=tuple(x.shape))
     return _relay(streams, call, x, f, (scale.view(channels), shift.view(channels)), (weight, bias, mean))
 
 
-def layer_norm(streams: Streams, call: Call) -> Any:
+def layer_norm(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.layer_norm``."""
     x, shape, weight, bias, eps = layer_norm_arguments(*call.args, **call.kwargs)
+    if not _is_input_alone(call, x):
+        return NotImplemented
     return _centred(streams, call, x, (*x.shape[: x.dim() - len(shape)], -1), (weight, bias), tuple(shape), eps)
 
 
-def group_norm(streams: Streams, call: Call) -> Any:
+def group_norm(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.group_norm``."""
     x, groups, weight, bias, eps = group_norm_arguments(*call.args, **call.kwargs)
+    if not _is_input_alone(call, x):
+        return NotImplemented
     return _centred(streams, call, x, (len(x), groups, -1), (weight, bias), _channels(x), eps)
 
 
-def instance_norm(streams: Streams, call: Call) -> Any:
+def instance_norm(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.instance_norm``, with the statistics of the input or with running ones."""
     x, mean, var, weight, bias, of_input, eps = instance_norm_arguments(*call.args, **call.kwargs)
+    if not _is_input_alone(call, x):
+        return NotImplemented
     if not of_input:
-        return batch_norm(streams, Call(F.batch_norm, (x, mean, var, weight, bias), {"eps": eps}))
+        return batch_norm(streams, streams.call(F.batch_norm, x, mean, var, weight, bias, eps=eps))
     return _centred(streams, call, x, (*x.shape[:2], -1), (weight, bias), _channels(x), eps)
 
 
-def rms_norm(streams: Streams, call: Call) -> Any:
+def rms_norm(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.rms_norm``."""
     x, shape, weight, eps = rms_norm_arguments(*call.args, **call.kwargs)
+    if not _is_input_alone(call, x):
+        return NotImplemented
     squares = streams.value(x).square().mean(tuple(range(-len(shape), 0)), keepdim=True)
     scale = torch.rsqrt(squares + (torch.finfo(x.dtype).eps if eps is None else eps))
     w = scale if weight is None else scale * streams.value(weight)
@@ -79,7 +84,7 @@ def rms_norm(streams: Streams, call: Call) -> Any:
 
 
 def _centred(
-    streams: Streams, call: Call, x: Tensor, grouped: tuple[int, ...], parameters: Parameters,
+    streams: Streams, call: LiveCall, x: Tensor, grouped: tuple[int, ...], parameters: Parameters,
     parameter_shape: tuple[int, ...], eps: float,
 ) -> Any:  # fmt: skip
     """A norm of each group by its mean and deviation, followed by a weight and a bias."""
@@ -92,14 +97,18 @@ def _centred(
 
 
 def _relay(
-    streams: Streams, call: Call, x: Tensor, f: LinearMap, values: tuple[Tensor, Tensor | None], parameters: Parameters
-) -> Any:
-    if not streams.is_live(x):
-        return NotImplemented
+    streams: Streams, call: LiveCall, x: Tensor, f: LinearMap, values: tuple[Tensor, Tensor | None],
+    parameters: Parameters,
+) -> Any:  # fmt: skip
     name, rule = streams.rule("norm", call, x, parameters)
     if isinstance(rule, Gradient):
-        return streams.follow(call)
-    return streams.relay_layer(call, Layer(f, rule, name, x, streams.value(x), *values), streams.evaluate(call))
+        return streams.gradient(call)
+    return streams.relay_layer(call, f, rule, name, (streams.value(x), *values), x, streams.evaluate(call))
+
+
+def _is_input_alone(call: LiveCall, x: Tensor) -> bool:
+    """Whether only the input depends on what is explained, and not the weight, bias or statistics."""
+    return all(t is x for t in call.live)
 
 
 def _value(streams: Streams, t: Tensor | None) -> Tensor | None:

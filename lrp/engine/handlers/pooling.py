@@ -12,31 +12,32 @@ from torch.nn import functional as F
 
 from ...maps import Fixed
 from ...rules import Gradient, Rule
-from ..calls import Call, named, tensors_in
-from ..facts import Layer
+from ..calls import named, tensors_in
+from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 
-def average(streams: Streams, call: Call) -> Any:
-    """A linear function of one tensor, with weights that are fixed and positive."""
-    return _fixed(streams, call, keeps_sign=True)
+def average(streams: Streams, call: LiveCall) -> Any:
+    """A linear function of one tensor, with weights that are fixed and positive, or all negative."""
+    divisor = call.kwargs.get("divisor_override", call.args[6] if len(call.args) > 6 else None)
+    return fixed(streams, call, keeps_sign=divisor is None or divisor > 0)
 
 
-def interpolation(streams: Streams, call: Call) -> Any:
+def interpolation(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.interpolate``: nearest neighbours are copies, all else is a fixed linear function."""
     mode = _mode(*call.args, **call.kwargs)
     if mode.startswith("nearest"):
-        return streams.follow(call, keeps=True)
-    return _fixed(streams, call, keeps_sign=mode != "bicubic")
+        return streams.follow(call, nonnegative=call.facts[0].nonnegative)
+    return fixed(streams, call, keeps_sign=mode != "bicubic")
 
 
-def _fixed(streams: Streams, call: Call, keeps_sign: bool) -> Any:
-    live = [t for t in tensors_in((call.args, call.kwargs)) if streams.is_live(t)]
-    if len(live) != 1:
+def fixed(streams: Streams, call: LiveCall, keeps_sign: bool = False) -> Any:
+    """A linear function of one tensor, whose weights are its own."""
+    if len(call.live) != 1:
         return NotImplemented
-    (x,) = live
+    (x,) = call.live
     _, rule = streams.rule("pool", call, x)
-    facts: dict[str, Any] = {"nonnegative": keeps_sign and streams.known.is_nonnegative(x)}
+    facts = {"nonnegative": keeps_sign and call.facts_of(x).nonnegative}
     if isinstance(rule, Gradient):
         return streams.follow(call, **facts)
 
@@ -44,15 +45,18 @@ def _fixed(streams: Streams, call: Call, keeps_sign: bool) -> Any:
         averaged: Tensor = call.run(lambda argument: t if argument is x else argument)
         return averaged
 
-    return streams.relay_layer(call, _layer(streams, x, function, rule), streams.evaluate(call), **facts)
+    return _relay(streams, call, x, function, rule, streams.evaluate(call), **facts)
 
 
-def _layer(streams: Streams, x: Tensor, function: Callable[[Tensor], Tensor], rule: Rule) -> Layer:
+def _relay(
+    streams: Streams, call: LiveCall, x: Tensor, function: Callable[[Tensor], Tensor], rule: Rule, z: Tensor,
+    **settings: Any,
+) -> Tensor:  # fmt: skip
     f = Fixed(input_shape=tuple(x.shape), function=function)
-    return Layer(f, rule, None, x, streams.value(x), x.new_ones(()), None)
+    return streams.relay_layer(call, f, rule, None, (streams.value(x), x.new_ones(()), None), x, z, **settings)
 
 
-def maximum(streams: Streams, call: Call) -> Any:
+def maximum(streams: Streams, call: LiveCall) -> Any:
     """A max pool. The winner's share is its gradient; any other rule shares as in the average of the same window."""
     x = _input(*call.args, **call.kwargs)
     _, rule = streams.rule("max_pool", call, x)
@@ -61,14 +65,15 @@ def maximum(streams: Streams, call: Call) -> Any:
     averaged = _AVERAGES_OF.get(call.function.__name__, _no_average)(*call.args[1:], **call.kwargs)
     if averaged is None:
         return NotImplemented
-    layer = _layer(streams, x, averaged, rule)
-    z, nonnegative = streams.evaluate(call), streams.known.is_nonnegative(x)
-    return streams.relay_layer(call, layer, z, total=averaged(layer.x), nonnegative=nonnegative)
+    nonnegative = call.facts_of(x).nonnegative
+    total = averaged(streams.value(x))
+    return _relay(streams, call, x, averaged, rule, streams.evaluate(call), total=total, nonnegative=nonnegative)
 
 
-def winner_takes_all(streams: Streams, call: Call) -> Any:
+def winner_takes_all(streams: Streams, call: LiveCall) -> Any:
     """The gradient of a maximum goes to the winner, and so does its relevance."""
-    return streams.follow(call, keeps=True)
+    values = [t for t in tensors_in((call.args, call.kwargs)) if t.is_floating_point()]
+    return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
 
 
 def _average_pool(
@@ -123,8 +128,8 @@ _AVERAGES_OF: dict[str, Callable[..., Callable[[Tensor], Tensor] | None]] = {
 
 TABLE: dict[Callable[..., Any], Handler] = {
     F.interpolate: interpolation,
-    **dict.fromkeys(named(*_AVERAGES, "mean", "sum"), average),
-    F.fold: average,
+    **dict.fromkeys(named(*_AVERAGES), average),
+    **dict.fromkeys((*named("mean", "sum"), F.fold), partial(fixed, keeps_sign=True)),
     **dict.fromkeys(named(*_MAXIMA, "amax"), maximum),
     **dict.fromkeys(named(*_WINNERS), winner_takes_all),
 }

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ...rules import Gradient
-from ..calls import Call, named
+from ..calls import named
+from ..facts import LiveCall
 from ..propagation import computing_dtype
 from ..streams import Handler, Streams
 
@@ -29,14 +30,14 @@ class SoftmaxRelevance:
         return (x.to(dtype) * passed).masked_fill(z == 0, 0.0).to(x)  # a masked score is -inf
 
 
-def softmax(streams: Streams, call: Call) -> Any:
+def softmax(streams: Streams, call: LiveCall) -> Any:
     """``torch.softmax``, which makes a gate."""
     x, dim = _arguments(*call.args, **call.kwargs)
     if dim is None:
         return NotImplemented
     _, rule = streams.rule("product", call, x)
     if isinstance(rule, Gradient):
-        return streams.follow(call, nonnegative=True, gate=True)
+        return streams.gradient(call, nonnegative=True, gate=True)
     z = streams.evaluate(call)
     saved = [streams.value(x), z]
     return streams.relay(call, z, [x], SoftmaxRelevance(dim), saved, nonnegative=True, gate=True)

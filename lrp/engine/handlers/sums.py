@@ -13,10 +13,12 @@ from torch import Tensor
 from ...maps import Fixed
 from ...maps.arithmetic import divide
 from ...rules import Epsilon, Gradient, Proportional, Rule
-from ..calls import Call, named
+from ..calls import named
+from ..facts import LiveCall
 from ..propagation import computing_dtype
 from ..streams import Handler, Streams
-from .products import unchanged
+from .affine import affine
+from .products import hand_on
 
 
 @dataclass(frozen=True)
@@ -42,28 +44,26 @@ class SumRelevance:
         return self.rule.redistribute(f, terms, terms.new_ones(()), None, z, R).unbind(-1)
 
 
-def total(streams: Streams, call: Call, p: float = 1.0, q: float = 1.0) -> Any:
+def total(streams: Streams, call: LiveCall, p: float = 1.0, q: float = 1.0) -> Any:
     """``p a + q b``. A term that is constant counts as a bias."""
     a, b, p, q = _terms(p, q, *call.args, **call.kwargs)
-    live = [t for t in (a, b) if isinstance(t, Tensor) and streams.is_live(t)]
-    _, rule = streams.rule("sum", call, live[0])
-    if isinstance(rule, Gradient):
-        return streams.follow(call)
-    if len(live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
-        return unchanged(streams, call)
-    a, b = (t if isinstance(t, Tensor) else torch.tensor(t) for t in (a, b))
-    saved = [_before(streams, call, t) for t in (a, b)]
     nonnegative = min(p, q) >= 0 and streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
+    if len(call.live) == 1:
+        x, scale, shift = (a, p, q * b) if a is call.live[0] else (b, q, p * a)
+        found = affine(streams, call, x, scale, shift, nonnegative=nonnegative)
+        if found is not NotImplemented:
+            return found
+    _, rule = streams.rule("sum", call, call.live[0])
+    if isinstance(rule, Gradient):
+        return streams.follow(call, nonnegative=nonnegative)
+    if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
+        return hand_on(streams, call, call.live, nonnegative=nonnegative)
+    a, b = (t if isinstance(t, Tensor) else torch.tensor(t, device=call.live[0].device) for t in (a, b))
+    saved = [streams.value_before(call, t) for t in (a, b)]
     carriers = [streams.carrier(t) for t in (a, b)]
-    z = streams.evaluate(call)
-    return streams.relay(call, z, carriers, SumRelevance(p, q, rule), saved, nonnegative=nonnegative)
-
-
-def _before(streams: Streams, call: Call, t: Tensor) -> Tensor:
-    """The value of a term before the call, which may overwrite it."""
-    if t is not call.target or streams.differentiable:
-        return streams.value(t)
-    return t.detach().clone() if call.rescued is None else call.rescued
+    return streams.relay(
+        call, streams.evaluate(call), carriers, SumRelevance(p, q, rule), saved, nonnegative=nonnegative
+    )
 
 
 def _terms(p: float, q: float, input: Any, other: Any, *, alpha: float = 1.0) -> tuple[Any, Any, float, float]:
@@ -73,5 +73,5 @@ def _terms(p: float, q: float, input: Any, other: Any, *, alpha: float = 1.0) ->
 TABLE: dict[Callable[..., Any], Handler] = {
     **dict.fromkeys(named("add", "__add__", "__radd__", "__iadd__"), total),
     **dict.fromkeys(named("sub", "subtract", "__sub__", "__isub__"), partial(total, q=-1.0)),
-    **dict.fromkeys(named("__rsub__"), partial(total, p=-1.0)),
+    **dict.fromkeys(named("__rsub__", "rsub"), partial(total, p=-1.0)),
 }

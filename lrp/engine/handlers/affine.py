@@ -1,0 +1,88 @@
+"""A constant scale and shift of each channel: part of the layer before it, or a change of unit of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...rules import Gradient
+from ..facts import LiveCall
+from ..streams import Streams
+from .shares import Shares
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The backward of a product with a constant, where a rule takes its gradient."""
+
+    scale: Tensor | float
+
+    def __call__(self, R: Tensor) -> Tensor:
+        return R * self.scale
+
+
+def affine(streams: Streams, call: LiveCall, x: Tensor, scale: Any = 1.0, shift: Any = 0.0, **facts: Any) -> Any:
+    """What ``x * scale + shift`` returns by constants; NotImplemented where it is neither of a layer nor of the data.
+
+    Args:
+        scale: a number or a tensor that broadcasts to ``x``, however the call spells it.
+        shift: alike.
+        facts: what is known of the output.
+    """
+    layer = call.facts_of(x).layer
+    channel = None if layer is None else layer.f.channel()
+    if channel is not None:
+        of_channels = [c for c in (_of_channels(streams, c, x, channel) for c in (scale, shift)) if c is not None]
+        if len(of_channels) == 2:
+            return merge(streams, call, x, *of_channels)
+    if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
+        return change_of_unit(streams, call, x, **facts)
+    return NotImplemented
+
+
+def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor, shift: Tensor) -> Any:
+    """``x * scale + shift``, one number a channel, merged with the layer whose output ``x`` is."""
+    layer = call.facts_of(x).layer
+    z = streams.evaluate(call)
+    if layer is not None and isinstance(layer.rule, Gradient):
+        channel = layer.f.channel() or 0
+        shape = [-1 if dim == channel else 1 for dim in range(-x.dim(), 0)]
+        return streams.relay(call, z, [x], Scaled(scale.view(shape)), layer=layer)
+    return streams.merge(call, x, scale, shift, z)
+
+
+def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, **facts: Any) -> Any:
+    """The data in another unit: relevance passes unchanged, as if it had been measured so."""
+    _, rule = streams.rule("product", call, x)
+    if isinstance(rule, Gradient):
+        return streams.follow(call, **facts)
+    return streams.relay(call, streams.evaluate(call), [x], Shares([x.shape]), **facts)
+
+
+def _of_channels(streams: Streams, c: Any, x: Tensor, channel: int) -> Tensor | None:
+    """A constant as one number for each channel of ``x``, if that is what it is."""
+    n = x.shape[channel]
+    if isinstance(c, (int, float)):
+        return x.new_full((n,), c)
+    if not _broadcasts(c, x):
+        return None
+    value = streams.value(c).to(x.dtype)
+    if c.numel() == 1:
+        return value.reshape(1).expand(n)
+    return value.reshape(-1) if c.dim() >= -channel and c.shape[channel] == n == c.numel() else None
+
+
+def _is_unit(c: Any, x: Tensor) -> bool:
+    """Whether this is a number, or varies along one dimension of ``x`` alone."""
+    return isinstance(c, (int, float)) or (_broadcasts(c, x) and max(c.shape, default=1) == c.numel())
+
+
+def _broadcasts(c: Any, x: Tensor) -> bool:
+    """Whether a constant broadcasts to ``x`` and leaves its shape and dtype as they are."""
+    if not isinstance(c, Tensor) or c.layout != torch.strided or c.dim() > x.dim():
+        return False
+    sizes = zip(reversed(c.shape), reversed(x.shape), strict=False)
+    return all(size in (1, target) for size, target in sizes) and torch.result_type(x, c) == x.dtype
