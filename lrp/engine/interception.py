@@ -64,7 +64,6 @@ class Interception(TorchFunctionMode):
         """
         streams = self.streams
         result = call.function(*call.args, **call.kwargs)
-        streams.assignment.derive((call.args, call.kwargs), result)
         for t in written:
             streams.known.forget(t)
             if streams.is_live(t):
@@ -73,7 +72,9 @@ class Interception(TorchFunctionMode):
             if any(True for _ in tensors_in(result)):
                 streams.origins.end(call.name)
             return result
-        return substitute(result, lambda t: t if t.is_leaf or any(t is w for w in written) else t.detach())
+        constant = substitute(result, lambda t: t if t.is_leaf or any(t is w for w in written) else t.detach())
+        streams.assignment.derive((call.args, call.kwargs), constant)
+        return constant
 
 
 def _refuse(call: LiveCall, streams: Streams) -> None:

@@ -158,7 +158,10 @@ class _Relay(torch.autograd.Function):
     def forward(
         redistribute: Redistribute, differentiable: bool, in_place: bool, n_carriers: int, *tensors: Tensor
     ) -> Tensor:
-        return tensors[0] if in_place else tensors[n_carriers].detach()
+        if in_place:
+            return tensors[0]
+        z = tensors[n_carriers].detach()
+        return z.clone() if differentiable else z  # values that have a graph must not be overwritten
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -65,7 +65,7 @@ class Streams:
 
     def value_before(self, call: LiveCall, t: Tensor) -> Tensor:
         """The value of a tensor before the call, which may overwrite it or what shares its memory."""
-        if call.target is None or self.differentiable or memory(t) != memory(call.target):
+        if call.target is None or memory(t) != memory(call.target) or (self.differentiable and self.is_live(t)):
             return self.value(t)
         return call.rescued if t is call.target and call.rescued is not None else t.detach().clone()
 
@@ -182,6 +182,8 @@ class Streams:
             live = [outputs]
         for t in live:
             self.origins.take_gradient(name, t)
+        if not live and any(True for _ in tensors_in(outputs)):
+            self.origins.end(name)
         return outputs
 
     def rescue(self, target: Tensor) -> Tensor | None:

@@ -46,6 +46,7 @@ def plus_(a: Tensor, b: Tensor) -> Tensor:
     return a
 
 
+EYE = torch.eye(3, dtype=torch.float64)
 SUMS = {
     "+": lambda a, b: a + b,
     "+=": plus_,
@@ -57,7 +58,7 @@ SUMS = {
     "sub": lambda a, b: torch.sub(a, b, alpha=3),
     "sum": lambda a, b: sum([a, b]),
     "stack": lambda a, b: torch.stack([a, b.expand_as(a)]).sum(0),
-    "constant": lambda a, b: 1.5 - a + b / 2 + 0.25,
+    "constant": lambda a, b: 1.5 - a @ EYE + (b @ EYE) / 2 + 0.25,
     "lora": lambda a, b: F.linear(a, ONES[:2]) + F.linear(F.linear(b.expand_as(a), ONES[:1]), ONES[:2, :1]),
 }
 
@@ -110,7 +111,7 @@ PRODUCTS = {
     "*=": lambda a, b: (a * 1.0).mul_(b),
     "mul": lambda a, b: torch.mul(a, b),
     "of gates": lambda a, b: a.sigmoid() * b.sigmoid(),
-    "no gate": lambda a, b: a * (1 + b.sigmoid()),
+    "no gate": lambda a, b: a * (b.sigmoid() @ EYE),
 }
 
 
@@ -238,7 +239,8 @@ def test_instance_norm_is_a_group_norm_of_each_channel() -> None:
     assert error(relevances(lambda x: F.instance_norm(x, None, None, w, b), x, R=R)[0], expected) < 1e-10
     running = nn.InstanceNorm2d(3, affine=True, track_running_stats=True).double().eval()
     running.running_mean.copy_(torch.tensor([0.1, 0.2, 0.3]))
-    assert error(relevances(running, x)[0], gradient_times_input(running, x)[0]) < 1e-10
+    hidden = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), running).double()
+    assert error(relevances(hidden, x)[0], gradient_times_input(hidden, x)[0]) < 1e-10
 
 
 def test_rms_norm() -> None:

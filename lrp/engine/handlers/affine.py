@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...rules import Gradient
+from ...rules import Gradient, Rule
 from ..facts import LiveCall
 from ..streams import Streams
 from .shares import Shares
@@ -24,10 +24,13 @@ class Scaled:
         return R * self.scale
 
 
-def affine(streams: Streams, call: LiveCall, x: Tensor, scale: Any = 1.0, shift: Any = 0.0, **facts: Any) -> Any:
+def affine(
+    streams: Streams, call: LiveCall, x: Tensor, rule: Rule, scale: Any = 1.0, shift: Any = 0.0, **facts: Any
+) -> Any:
     """What ``x * scale + shift`` returns by constants; NotImplemented where it is neither of a layer nor of the data.
 
     Args:
+        rule: that of the function.
         scale: a number or a tensor that broadcasts to ``x``, however the call spells it.
         shift: alike.
         facts: what is known of the output.
@@ -39,7 +42,7 @@ def affine(streams: Streams, call: LiveCall, x: Tensor, scale: Any = 1.0, shift:
         if len(of_channels) == 2:
             return merge(streams, call, x, *of_channels)
     if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
-        return change_of_unit(streams, call, x, **facts)
+        return change_of_unit(streams, call, x, rule, **facts)
     return NotImplemented
 
 
@@ -54,9 +57,8 @@ def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor, shift: Ten
     return streams.merge(call, x, scale, shift, z)
 
 
-def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, **facts: Any) -> Any:
-    """The data in another unit: relevance passes unchanged, as if it had been measured so."""
-    _, rule = streams.rule("product", call, x)
+def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, rule: Rule, **facts: Any) -> Any:
+    """The data in another unit: relevance passes unchanged, as if they had been measured so."""
     if isinstance(rule, Gradient):
         return streams.follow(call, **facts)
     return streams.relay(call, streams.evaluate(call), [x], Shares([x.shape]), **facts)

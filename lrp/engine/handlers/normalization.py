@@ -40,7 +40,8 @@ def batch_norm(streams: Streams, call: LiveCall) -> Any:
     if layer is not None and layer.f.has_channels(x):
         return merge(streams, call, x, scale, shift)
     if call.facts_of(x).data:
-        return change_of_unit(streams, call, x)
+        _, rule = streams.rule("norm", call, x, (weight, bias, mean))
+        return change_of_unit(streams, call, x, rule)
     channels = _channels(x)
     f = Elementwise(input_shape=tuple(x.shape))
     return _relay(streams, call, x, f, (scale.view(channels), shift.view(channels)), (weight, bias, mean))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...rules import Gradient
+from ...rules import Gradient, Rule
 from ..calls import named
 from ..facts import LiveCall
 from ..streams import Handler, Streams
@@ -21,31 +21,32 @@ def product(streams: Streams, call: LiveCall) -> Any:
     nonnegative = streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     if len(call.live) == 1:
         x, c = (a, b) if a is call.live[0] else (b, a)
-        found = affine(streams, call, x, scale=c, nonnegative=nonnegative)
-        return found if found is not NotImplemented else hand_on(streams, call, [x], nonnegative=nonnegative)
+        return _scaled(streams, call, x, c, nonnegative=nonnegative)
     signals = [t for t, facts in zip(call.live, call.facts, strict=True) if not facts.gate]
     return hand_on(streams, call, signals or call.live, nonnegative=nonnegative)
 
 
 def quotient(streams: Streams, call: LiveCall) -> Any:
     """``a / b``: all to the numerator, for what it is divided by is a constant; to a divisor that is alone."""
-    a, b = _operands(*call.args, **{key: t for key, t in call.kwargs.items() if key != "rounding_mode"})
-    if call.kwargs.get("rounding_mode"):
+    a, b, is_rounded = _divided(*call.args, **call.kwargs)
+    if is_rounded:
         return NotImplemented
     nonnegative = streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
-    is_numerator = any(a is t for t in call.live)
-    if len(call.live) == 1 and is_numerator:
-        scale = 1.0 / b if isinstance(b, Tensor) or b else None
-        found = affine(streams, call, a, scale=scale, nonnegative=nonnegative)
-        if found is not NotImplemented:
-            return found
-    return hand_on(streams, call, [a if is_numerator else b], nonnegative=nonnegative)
+    if len(call.live) > 1 or a is not call.live[0]:
+        return hand_on(streams, call, [a if any(a is t for t in call.live) else b], nonnegative=nonnegative)
+    return _scaled(streams, call, a, 1.0 / b if isinstance(b, Tensor) or b else None, nonnegative=nonnegative)
 
 
 def negative(streams: Streams, call: LiveCall) -> Any:
     """``-a``."""
-    found = affine(streams, call, call.live[0], scale=-1.0)
-    return found if found is not NotImplemented else hand_on(streams, call, call.live)
+    return _scaled(streams, call, call.live[0], -1.0)
+
+
+def _scaled(streams: Streams, call: LiveCall, x: Tensor, scale: Any, **facts: Any) -> Any:
+    """``x * scale``, by a constant; by None for one that is no number."""
+    _, rule = streams.rule("product", call, x)
+    found = affine(streams, call, x, rule, scale, **facts)
+    return _hand_on(streams, call, [x], rule, **facts) if found is NotImplemented else found
 
 
 def dropout(streams: Streams, call: LiveCall) -> Any:
@@ -61,6 +62,10 @@ def dropout(streams: Streams, call: LiveCall) -> Any:
 def hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], **facts: Any) -> Any:
     """Relevance passes as it is, in equal parts, to these of the live tensors."""
     _, rule = streams.rule("product", call, receivers[0])
+    return _hand_on(streams, call, receivers, rule, **facts)
+
+
+def _hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], rule: Rule, **facts: Any) -> Any:
     if isinstance(rule, Gradient):
         return streams.gradient(call, **facts)
     carriers, shares = list(receivers), [1 / len(receivers)] * len(receivers)
@@ -72,6 +77,10 @@ def hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], **fac
 
 def _operands(input: Any, other: Any) -> tuple[Any, Any]:
     return input, other
+
+
+def _divided(input: Any, other: Any, *, rounding_mode: str | None = None) -> tuple[Any, Any, bool]:
+    return input, other, rounding_mode is not None
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, **by_name: Any) -> Any:

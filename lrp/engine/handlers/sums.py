@@ -48,12 +48,12 @@ def total(streams: Streams, call: LiveCall, p: float = 1.0, q: float = 1.0) -> A
     """``p a + q b``. A term that is constant counts as a bias."""
     a, b, p, q = _terms(p, q, *call.args, **call.kwargs)
     nonnegative = min(p, q) >= 0 and streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
+    _, rule = streams.rule("sum", call, call.live[0])
     if len(call.live) == 1:
         x, scale, shift = (a, p, q * b) if a is call.live[0] else (b, q, p * a)
-        found = affine(streams, call, x, scale, shift, nonnegative=nonnegative)
+        found = affine(streams, call, x, rule, scale, shift, nonnegative=nonnegative)
         if found is not NotImplemented:
             return found
-    _, rule = streams.rule("sum", call, call.live[0])
     if isinstance(rule, Gradient):
         return streams.follow(call, nonnegative=nonnegative)
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
