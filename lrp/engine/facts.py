@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
@@ -111,6 +112,11 @@ class Known:
         """The facts of ``t`` as it is now; None if nothing is known of it."""
         stamp, facts = self._facts.get(t, (None, None))  # type: ignore[no-untyped-call]
         return facts if stamp is not None and stamp == self._stamp(t) else None
+
+    def of_edge(self, edge: GradientEdge) -> Facts | None:
+        """The facts of the tensor that is this output of this node of the autograd graph."""
+        tensors = (t for t in self._facts if get_gradient_edge(t) == edge)
+        return next((facts for t in tensors if (facts := self.of(t)) is not None), None)
 
     def last(self, t: Tensor) -> Facts | None:
         """What was last noted of ``t``, though it may have changed since."""

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
 from .calls import Call, in_place_target, substitute, tensors_in
+from .checkpoints import Checkpoint, running_frame
 from .facts import LiveCall
 from .handlers import TABLE
 from .streams import Streams
@@ -37,6 +39,8 @@ class Interception(TorchFunctionMode):
     def __init__(self, streams: Streams) -> None:
         super().__init__()
         self.streams = streams
+        self._checkpoints: WeakKeyDictionary[Any, Checkpoint] = WeakKeyDictionary()
+        self._around = streams.checkpoint
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -46,6 +50,7 @@ class Interception(TorchFunctionMode):
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
         live = [t for t in tensors_in((args, kwargs)) if self.streams.is_live(t)]
+        self._enter_checkpoint()
         written = [target] if target is not None else list(tensors_in(kwargs.get("out")))
         rescued = [self.streams.rescue(t) for t in written]
         if not live or not torch.is_grad_enabled() or kwargs.get("out") is not None:
@@ -56,6 +61,22 @@ class Interception(TorchFunctionMode):
         handler = TABLE.get(func)
         result = NotImplemented if handler is None else handler(self.streams, call)
         return self.streams.follow_unsupported(call, call.name) if result is NotImplemented else result
+
+    def _enter_checkpoint(self) -> None:
+        """Note which checkpoint the model is in; of a new one, see to it that its recomputation is intercepted too."""
+        frame = running_frame()
+        if frame is not None and frame not in self._checkpoints:
+            if self.streams.differentiable:
+                raise NotImplementedError("differentiable=True: within torch.utils.checkpoint, relevance has no graph")
+            streams, recompute = self.streams, frame.recompute_fn
+            checkpoint = Checkpoint(frame, streams.known, len(streams.assignment.chosen))
+
+            def intercepted(*arguments: Any) -> None:
+                with Interception(streams.again(checkpoint, arguments)):
+                    recompute(*arguments)
+
+            frame.recompute_fn, self._checkpoints[frame] = intercepted, checkpoint
+        self.streams.checkpoint = self._around if frame is None else self._checkpoints[frame]
 
     def _run_constant(self, call: Call, live: Sequence[Tensor], written: Sequence[Tensor]) -> Any:
         """A call whose result does not depend on the explained inputs: nor then on parameters, as far as autograd goes.

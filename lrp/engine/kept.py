@@ -46,9 +46,12 @@ class Keeper:
         self._by_memory: dict[int | None, WeakSet[Kept]] = {}
 
     @contextmanager
-    def saving(self) -> Iterator[list[Kept]]:
-        """Within this context, saved tensors are kept; it gives those that are, in their order."""
+    def saving(self, is_mine: bool = True) -> Iterator[list[Kept]]:
+        """Within this context, saved tensors are kept, unless others keep them; it gives those that are, in order."""
         kept: list[Kept] = []
+        if not is_mine:
+            yield kept
+            return
 
         def keep(tensor: Tensor) -> Kept:
             kept.append(self.keep(tensor))

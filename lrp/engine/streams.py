@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 from weakref import ReferenceType, ref
@@ -19,6 +20,7 @@ from ..maps import LinearMap
 from ..rules import Family, Rule
 from .assignment import Assignment
 from .calls import tensors_in
+from .checkpoints import Checkpoint, Replayed
 from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
 from .kept import Keeper, Kept, layout, memory
 from .origins import Origins
@@ -41,6 +43,8 @@ class Streams:
         self.known = Known()
         self.origins = Origins(inputs, self.known, assignment)
         self.is_live = self.origins.is_live
+        self.checkpoint: Checkpoint | None = None
+        self.is_again = False
         self._merged: list[tuple[Layer, ReferenceType[Tensor], int]] = []
         for x in inputs:
             self.origins.note(x, Facts(x if differentiable else None, data=True))
@@ -192,7 +196,16 @@ class Streams:
             facts = None if t is None else self.known.of(t)
             if t is not None and facts is not None and facts.layer is not None:
                 self._use(facts.layer, t)
+        if self.checkpoint is not None and not self.is_again:
+            self.checkpoint.overwrites(target)
         return self.keeper.rescue(target)
+
+    def again(self, checkpoint: Checkpoint, arguments: Any) -> Streams:
+        """The streams of the recomputation of a checkpoint, which has these arguments."""
+        streams = copy(self)
+        streams.assignment = Replayed(self.assignment.chosen[checkpoint.start :])
+        streams.keeper, streams.checkpoint, streams.is_again = Keeper(), checkpoint.begin(self.known, arguments), True
+        return streams
 
     def settle(self, output: Any) -> None:
         """After the forward: keep what a backward from anywhere may need, whatever is done to the outputs."""
@@ -213,14 +226,16 @@ class Streams:
         output, kept = self._relay(call, z, [carrier], backward, saved)
         layer = None
         if backward.f.channel() is not None:
-            of_x, _, of_z, *_ = kept
+            of_x, of_z = (kept[0], kept[2]) if kept else (self.keeper.keep(x), None)
             layer = Layer(backward.f, backward.rule, of_x, w, b, backward.ledger, of_z if needed is z else None)
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
     def _relay(
         self, call: LiveCall, z: Tensor, carriers: Sequence[Tensor], redistribute: Redistribute, saved: Sequence[Tensor]
     ) -> tuple[Tensor, list[Kept]]:
-        with self.keeper.saving() as kept:
+        if self.checkpoint is not None:
+            saved = self.checkpoint.saved(saved, self.is_again)
+        with self.keeper.saving(self.checkpoint is None) as kept:
             output = relay(
                 redistribute, z, carriers, saved,
                 in_place=call.target is not None, differentiable=self.differentiable,
