@@ -69,7 +69,7 @@ def running_frame() -> Any:
     code = None if hooks is None else getattr(hooks[0], "__code__", None)
     if code is None or "frame" not in code.co_freevars:
         return None
-    frame = dict(zip(code.co_freevars, hooks[0].__closure__, strict=True))["frame"].cell_contents
+    frame = dict(zip(code.co_freevars, hooks[0].__closure__ or (), strict=True))["frame"].cell_contents
     return frame if hasattr(frame, "recompute_fn") else None
 
 
