@@ -123,6 +123,11 @@ class Known:
         facts: Facts | None = self._facts.get(t, (None, None))[1]  # type: ignore[no-untyped-call]
         return facts
 
+    def version(self, t: Tensor) -> int | None:
+        """The version of ``t`` when it was last noted."""
+        stamp = self._facts.get(t, (None, None))[0]  # type: ignore[no-untyped-call]
+        return None if stamp is None else stamp[0]
+
     def forget(self, t: Tensor) -> None:
         """Note that the memory of ``t`` may be written to from now on, or was, without torch counting it."""
         self._writes[memory(t)] += 1

@@ -87,6 +87,7 @@ class Interception(TorchFunctionMode):
         result = call.function(*call.args, **call.kwargs)
         for t in written:
             streams.known.forget(t)
+            streams.origins.wrote(t)
             if streams.is_live(t):
                 streams.origins.take_gradient(f"{call.name} where gradients are switched off", t)
         if live:

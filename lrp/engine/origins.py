@@ -88,7 +88,7 @@ class Origins:
 
     def _check_writes(self, t: Tensor) -> None:
         """Name a write that went round torch's functions: nothing is known of the tensor as it is now."""
-        if self._known.of(t) is None and self._written.get(memory(t)) != t._version:
+        if t._version not in (self._known.version(t), self._written.get(memory(t))):
             self.take_gradient("a write that lrp does not see", t)
             self._known.note(t, UNKNOWN)
 

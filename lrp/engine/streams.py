@@ -143,7 +143,7 @@ class Streams:
             facts: what the function makes known of its output, besides what it inherits.
         """
         values = self.evaluate(call) if self.differentiable else None
-        edges = [get_gradient_edge(t) for t in call.live]
+        edges = [get_gradient_edge(t) for t in call.live] if len(call.live) > 1 else []
         outputs = call.run(self.carrier)
         live = call.target if call.target is not None else outputs
         is_used = False
@@ -211,8 +211,9 @@ class Streams:
         """After the forward: keep what a backward from anywhere may need, whatever is done to the outputs."""
         for layer, carrier, version in self._merged:
             t = carrier()
-            if t is not None and t._version == version:
-                self._use(layer, t)
+            if t is not None and t._version == version and layer.z is not None:
+                layer.z.hold(t.detach())
+                layer.ledger.is_direct |= not t._backward_hooks  # a hook changes what is merged, and adds nothing
         for t in tensors_in(output):
             self.keeper.rescue(t)
 
@@ -280,7 +281,7 @@ class Streams:
 
 def _sources(output: Tensor, edges: Sequence[GradientEdge], facts: Sequence[Facts]) -> Sequence[Facts]:
     """The facts of the tensors whose values enter the output, as its autograd graph tells: a shape alone does not."""
-    if len(edges) < 2:
+    if not edges:
         return facts
     of_edge = {(edge.node, edge.output_nr): known for edge, known in zip(edges, facts, strict=True)}
     found, seen = [], set()
@@ -300,7 +301,7 @@ def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:
     """Whether the output has the values of ``t`` in their places: as its function says, or as a view of all of it."""
     if t.shape != output.shape or t.dtype != output.dtype:
         return False
-    return is_identity or (memory(t) == memory(output) and layout(t) == layout(output))
+    return is_identity or (memory(t) == memory(output) is not None and layout(t) == layout(output))
 
 
 Handler = Callable[[Streams, LiveCall], Any]
