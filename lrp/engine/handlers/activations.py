@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...maps import Elementwise
 from ...rules import Gradient, Pass
-from ..calls import Call, named
+from ..calls import Call, named, tensors_in
 from ..facts import Layer
 from ..streams import Handler, Streams
 from .products import Shares
@@ -47,7 +47,8 @@ def other(streams: Streams, call: Call) -> Any:
 
 def _activation(streams: Streams, call: Call, **facts: Any) -> Any:
     x = _input(*call.args, **call.kwargs)
-    if not streams.is_live(x):
+    live = [t for t in tensors_in((call.args, call.kwargs)) if streams.is_live(t)]
+    if len(live) != 1 or live[0] is not x:  # a bound or a slope that depends on the input
         return NotImplemented
     _, rule = streams.rule("activation", call, x)
     if isinstance(rule, Gradient):
