@@ -82,9 +82,8 @@ class LinearMap(ABC):
 
     def spread(self, share: Tensor, w: Tensor) -> Tensor:
         """Spread ``share``, of the shape of the output, evenly over the inputs that each output is connected to."""
-        ones = None if w is None else torch.ones_like(w)
-        connections = self.forward(share.new_ones(self.input_shape), ones)
-        return self.pullback(share / connections.clamp(min=1), ones)
+        connections = self.forward_modified(share.new_ones(self.input_shape), torch.ones_like, w)
+        return self.pullback_modified(share / connections.clamp(min=1), torch.ones_like, w)
 
 
 class Sampled(LinearMap):
@@ -214,7 +213,10 @@ class Elementwise(LinearMap):
 class Centred(LinearMap):
     """``z = (x - mean(x)) * w + b``: a layer norm or group norm, whose ``w`` holds the constant ``1 / deviation``.
 
-    ``grouped`` is the shape in which the mean is taken over the last dimension.
+    For a group of ``n`` this is the matrix ``diag(w) (I - 1/n)``: an output meets its own input with ``w (1 - 1/n)``
+    and each other input of its group with ``-w / n``. These are the weights that rules modify.
+
+    ``grouped`` is the shape of the input in which a group is the last dimension.
     """
 
     grouped: tuple[int, ...]
@@ -226,12 +228,41 @@ class Centred(LinearMap):
     def pullback(self, s: Tensor, w: Tensor) -> Tensor:
         return self._centre(s * w)
 
+    def forward_modified(self, x: Tensor, make: Make, w: Tensor, b: Tensor | None = None) -> Tensor:
+        if make is identity:
+            return self.forward(x, w, b)
+        own, other = self._entries(make, w)
+        z = own * x + other * self._others(x)
+        return z if b is None else z + b
+
+    def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
+        if make is identity:
+            return self.pullback(s, w)
+        own, other = self._entries(make, w)
+        return own * s + self._others(other * s)
+
     def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
         return self._centre(x) * s
+
+    def lowest(self, x: Tensor) -> Tensor:
+        groups = x.reshape(self.grouped)
+        return groups.amin(-1, keepdim=True).expand(groups.shape).reshape(self.input_shape)
 
     def _centre(self, x: Tensor) -> Tensor:
         groups = x.reshape(self.grouped)
         return (groups - groups.mean(-1, keepdim=True)).reshape(self.input_shape)
+
+    def _entries(self, make: Make, w: Tensor) -> tuple[Tensor, Tensor]:
+        """What each output meets its own input with, and the others of its group."""
+        n = self.grouped[-1]
+        return make(w * (1 - 1 / n)), make(w / -n)
+
+    def _others(self, t: Tensor) -> Tensor:
+        """The sum over the rest of the group, for each element: a difference would lose it beside a large one."""
+        groups = t.reshape(self.grouped)
+        before = F.pad(groups[..., :-1].cumsum(-1), (1, 0))
+        after = F.pad(groups[..., 1:].flip(-1).cumsum(-1), (1, 0)).flip(-1)
+        return (before + after).reshape(self.input_shape)
 
 
 @dataclass(frozen=True, kw_only=True)

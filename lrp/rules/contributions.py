@@ -64,9 +64,9 @@ def opposing_total(
     return add_(opposing, f.per_output(b), -1.0) if b is not None and rule.bias == "ignore" else opposing
 
 
-def ones_of_a_sample(x: Tensor) -> Tensor:
-    """Ones of the shape of one sample, for rules that do not look at the input."""
-    return x.new_ones(x.shape if x.dim() == 1 else (1, *x.shape[1:]))
+def ones_like_input(f: LinearMap, x: Tensor) -> Tensor:
+    """Ones in place of the input, for rules that do not look at it: those of one sample where they do for all."""
+    return x.new_ones((1, *x.shape[1:]) if f.is_divisible() else x.shape)
 
 
 def _is_precise(z: Tensor) -> bool:

@@ -19,7 +19,7 @@ from .contributions import (
     Power,
     agreeing_parts,
     of_bias,
-    ones_of_a_sample,
+    ones_like_input,
     opposing_parts,
     opposing_total,
     signed_parts,
@@ -258,7 +258,7 @@ class WSquare(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, [(ones_of_a_sample(x), torch.square)], w, of_bias(b, torch.square), R)
+        return self.share(f, [(ones_like_input(f, x), torch.square)], w, of_bias(b, torch.square), R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False
@@ -285,7 +285,7 @@ class Flat(Proportional):
     """
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, [(ones_of_a_sample(x), torch.ones_like)], w, None, R)
+        return self.share(f, [(ones_like_input(f, x), torch.ones_like)], w, None, R)
 
     def needs_output(self, f: LinearMap) -> bool:
         return False

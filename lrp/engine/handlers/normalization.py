@@ -5,6 +5,7 @@ Other norms: the standard deviation is a constant, centring and scale are a line
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,8 @@ def layer_norm(streams: Streams, call: LiveCall) -> Any:
     x, shape, weight, bias, eps = layer_norm_arguments(*call.args, **call.kwargs)
     if not _is_input_alone(call, x):
         return NotImplemented
-    return _centred(streams, call, x, (*x.shape[: x.dim() - len(shape)], -1), (weight, bias), tuple(shape), eps)
+    grouped = (*x.shape[: x.dim() - len(shape)], math.prod(shape))
+    return _centred(streams, call, x, grouped, (weight, bias), tuple(shape), eps)
 
 
 def group_norm(streams: Streams, call: LiveCall) -> Any:
@@ -60,7 +62,8 @@ def group_norm(streams: Streams, call: LiveCall) -> Any:
     x, groups, weight, bias, eps = group_norm_arguments(*call.args, **call.kwargs)
     if not _is_input_alone(call, x):
         return NotImplemented
-    return _centred(streams, call, x, (len(x), groups, -1), (weight, bias), _channels(x), eps)
+    grouped = (len(x), groups, x.shape[1:].numel() // groups)
+    return _centred(streams, call, x, grouped, (weight, bias), _channels(x), eps)
 
 
 def instance_norm(streams: Streams, call: LiveCall) -> Any:
@@ -70,7 +73,8 @@ def instance_norm(streams: Streams, call: LiveCall) -> Any:
         return NotImplemented
     if not of_input:
         return batch_norm(streams, streams.call(F.batch_norm, x, mean, var, weight, bias, eps=eps))
-    return _centred(streams, call, x, (*x.shape[:2], -1), (weight, bias), _channels(x), eps)
+    grouped = (*x.shape[:2], x.shape[2:].numel())
+    return _centred(streams, call, x, grouped, (weight, bias), _channels(x), eps)
 
 
 def rms_norm(streams: Streams, call: LiveCall) -> Any:
@@ -90,7 +94,8 @@ def _centred(
 ) -> Any:  # fmt: skip
     """A norm of each group by its mean and deviation, followed by a weight and a bias."""
     groups = streams.value(x).reshape(grouped)
-    scale = torch.rsqrt(groups.var(-1, correction=0, keepdim=True) + eps)
+    variance = (groups - groups.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)  # var() takes ten times as long
+    scale = torch.rsqrt(variance + eps)
     scale = scale.expand(groups.shape).reshape(x.shape)
     weight, bias = (None if t is None else streams.value(t).view(parameter_shape) for t in parameters)
     w = scale if weight is None else scale * weight
