@@ -21,14 +21,15 @@ from torch import Tensor
 
 from .. import rules
 from ..rules import AlphaBeta, Epsilon, Flat, Gamma, Gradient, Guided, Proportional, Rule, ZBox, ZPlus
-from .composite import Composite
+from .composite import Composite, Keyword
 
 
 def _rows(conv: Proportional, linear: Rule, stabilizer: float, first: Proportional | None = None) -> dict[str, Rule]:
     """The table of a rule for convolutions, one for linear layers, and one of its own for the first layer, if any."""
     norm = Epsilon(stabilizer)
-    table: dict[str, Rule] = {} if first is None else {"first": replace(first, epsilon=stabilizer)}
-    return {**table, "conv": replace(conv, epsilon=stabilizer), "linear": linear, "pool": norm, "sum": norm}
+    rows: dict[str, Rule] = {} if first is None else {"first": replace(first, epsilon=stabilizer)}
+    rows |= {"conv": replace(conv, epsilon=stabilizer), "linear": linear, "pool": norm, "sum": norm}
+    return {Keyword(selector): rule for selector, rule in rows.items()}
 
 
 class _Layered(Composite):
@@ -142,7 +143,7 @@ class GuidedBackprop(Composite):
     """
 
     def __init__(self) -> None:
-        super().__init__({"activation": Guided()}, default=Gradient())
+        super().__init__({Keyword("activation"): Guided()}, default=Gradient())
 
 
 class Deconvnet(Composite):
@@ -157,7 +158,7 @@ class Deconvnet(Composite):
     """
 
     def __init__(self) -> None:
-        super().__init__({"activation": rules.Deconvnet()}, default=Gradient())
+        super().__init__({Keyword("activation"): rules.Deconvnet()}, default=Gradient())
 
 
 class ExcitationBackprop(Composite):
@@ -177,8 +178,7 @@ class ExcitationBackprop(Composite):
         super().__init__(_rows(plus, plus, stabilizer), default=Gradient())
 
 
-KEYS: dict[str, Rule] = {
-    **rules.KEYS,
+_COMPOSITES: dict[str, Rule] = {
     "epsilon_plus": EpsilonPlus(),
     "epsilon_plus_flat": EpsilonPlusFlat(),
     "epsilon_alpha2_beta1": EpsilonAlpha2Beta1(),
@@ -187,12 +187,5 @@ KEYS: dict[str, Rule] = {
     "deconvnet": Deconvnet(),
     "excitation_backprop": ExcitationBackprop(),
 }
-
-
-def get(rule: str | Rule) -> Rule:
-    """The rule or composite that ``rule=`` names, as :func:`lrp.rules.get` does.
-
-    >>> get("guided_backprop") == GuidedBackprop()
-    True
-    """
-    return rules.get(rule, KEYS)
+KEYS: dict[str, Rule] = {**rules.KEYS, **_COMPOSITES}
+rules.register(_COMPOSITES)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from ..maps import LinearMap
+from ..maps import LinearMap, Sampled
 from ..maps.arithmetic import is_vmapped
 from ..rules import Rule
 from .calls import tensors_in
@@ -87,7 +87,7 @@ def relay(
 
 
 def nearest_layers(output: Any) -> Iterator[LayerRelevance]:
-    """The layers that no other follows on the way to the tensors in ``output``."""
+    """The linear layers and convolutions that no other follows on the way to the tensors in ``output``."""
     seen: set[Node] = set()
     ahead: list[Node | None] = [t.grad_fn for t in tensors_in(output)]
     while ahead:
@@ -96,7 +96,7 @@ def nearest_layers(output: Any) -> Iterator[LayerRelevance]:
             continue
         seen.add(node)
         backward = getattr(node, "redistribute", None)
-        if isinstance(backward, LayerRelevance) and backward.name is not None:
+        if isinstance(backward, LayerRelevance) and isinstance(backward.f, Sampled):
             yield backward
         else:
             ahead.extend(before for before, _ in node.next_functions)
