@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
 import torch
@@ -229,8 +228,9 @@ def _check_ambiguity(selector: Selector, places: Sequence[Place], last: Set[str 
     if type(selector) is not str or selector not in FAMILIES + ENDS:
         return
     named = {str(place) for place in places if place.module is not None and _names(selector, place)}
-    means = (lambda place: str(place) in last) if selector == "last" else partial(_selects, selector)
-    meant = {str(place) for place in places if means(place)}
+    meant = {
+        str(place) for place in places if (str(place) in last if selector == "last" else _selects(selector, place))
+    }
     if named and named != meant:
         raise ValueError(
             f"the selector {selector!r} is ambiguous: it is the name of a layer, and means {', '.join(sorted(meant))}; "

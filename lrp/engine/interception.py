@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
 from .calls import Call, in_place_target, tensors_in
+from .checks import check_inputs, check_pattern
 from .handlers import TABLE
 from .streams import Streams
 
@@ -91,9 +92,10 @@ def explained(
         strict: whether a function without a rule is an error.
 
     Raises:
-        ValueError, TypeError: for an input that does not require grad, patterns that do not fit.
+        ValueError, TypeError: for an input that does not require grad or is not finite, patterns that do not fit.
         NotImplementedError: if strict, for functions without a rule; all of them are listed.
     """
+    check_pattern(pattern)
     if rule.needs_pattern and pattern is None:
         raise ValueError(f"rule={rule} needs pattern=: a list with one for each linear layer, or a dict by name")
     return _run(forward, args, kwargs, Assignment(rule, pattern, module), inputs, differentiable, strict)
@@ -123,7 +125,7 @@ def _run(
     strict: bool = False,
 ) -> Any:
     inputs = [t for t in tensors_in((args, kwargs) if inputs is None else inputs) if t.requires_grad]
-    _check(inputs)
+    check_inputs(inputs, forward, args, kwargs)
     mode = Interception(Streams(inputs, assignment, differentiable))
     with _untouched(assignment.module, inputs), mode:
         output = forward(*args, **kwargs)
@@ -132,13 +134,6 @@ def _run(
     for t in tensors_in(output):  # what the caller does to the output in place must not reach what backward needs
         mode.streams.keeper.rescue(t)
     return output
-
-
-def _check(inputs: Sequence[Tensor]) -> None:
-    if not torch.is_grad_enabled():
-        raise ValueError("explain=True under torch.no_grad(): relevance needs autograd; leave no_grad() to explain")
-    if not inputs:
-        raise ValueError("explain=True needs an input that requires grad: call x.requires_grad_() before")
 
 
 @contextmanager

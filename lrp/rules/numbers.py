@@ -31,13 +31,15 @@ def check_number(rule: Any, name: str, at_least: float | None = None) -> None:
 
 
 @cache
-def range_error(value: float, dtype: torch.dtype, stabilises: bool) -> str | None:
-    """Why the number means nothing in this dtype, or None. Rules compute float16 in float32."""
+def range_error(name: str, value: float, dtype: torch.dtype) -> str | None:
+    """Why a rule's number of this name means nothing in this dtype, or None. Rules compute float16 in float32."""
     info = torch.finfo(dtype)
     largest = torch.finfo(torch.float32 if dtype == torch.float16 else dtype).max
+    if name == "gamma":  # weights are multiplied by it, and divided by sums of them
+        largest = math.sqrt(largest)
     if math.isfinite(value) and abs(value) > largest:
-        return f"is beyond {dtype}, which ends at {largest:.1e} here; take a smaller one, or a wider dtype"
-    if stabilises and value > 0 and torch.tensor(value, dtype=dtype).item() == 0:
+        return f"is beyond {dtype}, where it may be {largest:.1e} at most; take a smaller one, or a wider dtype"
+    if name == "epsilon" and value > 0 and torch.tensor(value, dtype=dtype).item() == 0:
         smallest = info.smallest_normal * info.eps
         return f"is 0 in {dtype}, whose smallest number is {smallest:.1e}; take a larger one, or float32"
     return None

@@ -209,7 +209,7 @@ class Proportional(Rule):
     def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            error = range_error(value, dtype, f.name == "epsilon") if isinstance(value, (int, float)) else None
+            error = range_error(f.name, value, dtype) if isinstance(value, (int, float)) else None
             if error is not None:
                 raise ValueError(f"{f.name}={value!r}: {error}; the layer is {layer!r}, its rule {self}")
 
