@@ -228,9 +228,8 @@ def _check_ambiguity(selector: Selector, places: Sequence[Place], last: Set[str 
     if type(selector) is not str or selector not in FAMILIES + ENDS:
         return
     named = {str(place) for place in places if place.module is not None and _names(selector, place)}
-    meant = {
-        str(place) for place in places if (str(place) in last if selector == "last" else _selects(selector, place))
-    }
+    is_last = selector == "last"
+    meant = {str(place) for place in places if (str(place) in last if is_last else _selects(selector, place))}
     if named and named != meant:
         raise ValueError(
             f"the selector {selector!r} is ambiguous: it is the name of a layer, and means {', '.join(sorted(meant))}; "

@@ -40,14 +40,10 @@ def check_inputs(
     for x in inputs:
         if x.is_complex():
             name = _name_of(x, forward, args, kwargs)
-            raise TypeError(
-                f"{name} is complex: relevance is real; explain torch.view_as_real() of it, made real again"
-            )
+            raise TypeError(f"{name} is complex, and relevance is real: explain a real tensor that it is made of")
         if not _is_finite(x):
             name = _name_of(x, forward, args, kwargs)
-            raise ValueError(
-                f"{name} is not finite: {_where(x)}; relevance would be nan: torch.nan_to_num() or mask it"
-            )
+            raise ValueError(f"{name} is not finite: {_where(x)}; mask it, or explain torch.nan_to_num() of it")
 
 
 def check_pattern(pattern: Any) -> None:
@@ -68,9 +64,7 @@ def check_pattern(pattern: Any) -> None:
         )
     for key, one in pattern.items() if isinstance(pattern, Mapping) else enumerate(pattern):
         if not isinstance(one, Tensor):
-            raise TypeError(
-                f"pattern[{key!r}] is a {type(one).__name__}: must be a tensor; torch.as_tensor() makes one"
-            )
+            raise TypeError(f"pattern[{key!r}] is a {type(one).__name__}: must be a tensor; see torch.as_tensor()")
 
 
 def _no_input(arguments: Mapping[str, Any]) -> Exception:
@@ -99,9 +93,9 @@ def _name_of(x: Tensor, forward: Callable[..., Any], args: Sequence[Any], kwargs
 def _named(forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The arguments, and the tensors in them, each with the name that the forward gives it."""
     try:
-        parameters = inspect.signature(forward).parameters.values()
+        parameters = [*inspect.signature(forward).parameters.values()]
     except (TypeError, ValueError):  # torch's builtins have no signature
-        parameters = ()
+        parameters = []
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     for i, value in enumerate(args):
         yield from _parts(repr(names[i]) if i < len(names) else f"argument {i + 1}", value)

@@ -7,8 +7,7 @@ handler (:mod:`lrp.engine.handlers`). No module is edited, hooked or traced: the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,14 +16,19 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, tensors_in
+from .calls import Call, in_place_target, strangeness, tensors_in
 from .checks import check_inputs, check_pattern
 from .handlers import TABLE
 from .streams import Streams
+from .untouched import Untouched
 
 
 class RelevanceWarning(UserWarning):
-    """A function has no rule for its relevance, and its plain gradient stands in for one."""
+    """An explanation that may mislead.
+
+    A function has no rule for its relevance, and its plain gradient stands in for one; or the model is in training
+    mode, where it computes something else.
+    """
 
 
 class Interception(TorchFunctionMode):
@@ -51,18 +55,20 @@ class Interception(TorchFunctionMode):
             self.streams.assignment.derive((args, kwargs), constant)
             return constant
         call = Call(func, args, kwargs, target, rescued)
-        handler = TABLE.get(func)
+        strange = strangeness((args, kwargs))
+        handler = TABLE.get(func) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
-        return self._take_gradient(call) if result is NotImplemented else result
+        return self._take_gradient(call, strange) if result is NotImplemented else result
 
     def _is_live(self, arguments: Any) -> bool:
         return any(map(self.streams.is_live, tensors_in(arguments)))
 
-    def _take_gradient(self, call: Call) -> Any:
+    def _take_gradient(self, call: Call, strange: str | None) -> Any:
         """The call without a rule. Where its output carries relevance, that is worth a warning."""
         result = self.streams.follow(call)
         if self._is_live(result if call.target is None else call.target):
-            self.streams.take_gradient(getattr(call.function, "__name__", str(call.function)))
+            name = getattr(call.function, "__name__", str(call.function))
+            self.streams.take_gradient(name if strange is None else f"{name} of {strange}")
         return result
 
 
@@ -127,41 +133,24 @@ def _run(
     inputs = [t for t in tensors_in((args, kwargs) if inputs is None else inputs) if t.requires_grad]
     check_inputs(inputs, forward, args, kwargs)
     mode = Interception(Streams(inputs, assignment, differentiable))
-    with _untouched(assignment.module, inputs), mode:
+    untouched = Untouched(assignment.module, inputs)
+    with untouched, mode:
         output = forward(*args, **kwargs)
     assignment.check(output)
-    _tell(mode.streams.unsupported, strict)
+    _tell(mode.streams.unsupported, untouched.hint, strict)
     for t in tensors_in(output):  # what the caller does to the output in place must not reach what backward needs
         mode.streams.keeper.rescue(t)
     return output
 
 
-@contextmanager
-def _untouched(module: nn.Module | None, inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Leave buffers and random numbers as they were: in training mode, a forward changes them."""
-    training = [m for m in ([] if module is None else module.modules()) if m.training]
-    if not training:
-        yield
-        return
-    buffers = [(m._buffers, name, b, b.clone()) for m in training for name, b in m._buffers.items() if b is not None]
-    devices = {t.device.index for t in inputs if t.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for owner, name, buffer, before in buffers:
-            buffer.data.copy_(before)  # not seen by autograd: a backward that is still to come may need the buffer
-            owner[name] = buffer
-
-
-def _tell(functions: Sequence[str], strict: bool) -> None:
-    if not functions:
-        return
+def _tell(functions: Sequence[str], hint: str | None, strict: bool) -> None:
+    """One warning for all that is worth one, or an error if strict."""
     listed = ", ".join(dict.fromkeys(functions))
-    if strict:
-        raise NotImplementedError(f"strict=True: there is no rule for the relevance of {listed}")
-    warnings.warn(
-        f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead",
-        RelevanceWarning,
-        stacklevel=7,  # the line that called the model
-    )
+    if functions and strict:
+        raise NotImplementedError(
+            "; ".join([f"strict=True: there is no rule for the relevance of {listed}", *filter(None, [hint])])
+        )
+    lacking = f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead"
+    told = [text for text in (lacking if functions else None, hint) if text is not None]
+    if told:
+        warnings.warn("; ".join(told), RelevanceWarning, stacklevel=7)  # the line that called the model

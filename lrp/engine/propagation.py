@@ -41,7 +41,7 @@ class LayerRelevance:
         x, w, z, R = (t.to(dtype) for t in (x, w, z, R))
         b = None if b is None else b.to(dtype)
         size = self._samples_at_a_time(x, R)
-        if size >= len(x):
+        if x.dim() == 0 or size >= len(x):
             relevance = self.rule.redistribute(self.f, x, w, b, z, R)
         else:
             relevance = torch.empty_like(x)
@@ -57,9 +57,9 @@ class LayerRelevance:
         """As many as the processor's memory is good at: the allocator reuses no larger pieces, nor does the cache."""
         nbytes = max(x.numel(), R.numel()) * R.element_size()
         if nbytes <= LARGE or R.device.type != "cpu" or torch.is_grad_enabled() or is_vmapped(R):
-            return len(x)
+            return x.numel()
         if not (self.f.is_divisible() and self.rule.is_divisible(x)):
-            return len(x)
+            return x.numel()
         return max(1, len(x) * PART // nbytes)
 
 
@@ -134,7 +134,8 @@ class _Relay(torch.autograd.Function):
 
 def without_autocast(device_type: str) -> Any:
     """Rules choose their own precision, also where the caller runs backward() under autocast."""
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+    is_on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if is_on else nullcontext()
 
 
 def computing_dtype(R: Tensor) -> torch.dtype:

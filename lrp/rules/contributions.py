@@ -66,7 +66,7 @@ def opposing_total(
 
 def ones_of_a_sample(x: Tensor) -> Tensor:
     """Ones of the shape of one sample, for rules that do not look at the input."""
-    return x.new_ones(x.shape if x.dim() == 1 else (1, *x.shape[1:]))
+    return x.new_ones(x.shape if x.dim() <= 1 else (1, *x.shape[1:]))
 
 
 def _is_precise(z: Tensor) -> bool:
