@@ -198,7 +198,8 @@ def test_stochastic_depth_and_layer_scale() -> None:
     net = lrp.convert(model)
     assert error(relevance(net, x, ZERO, strict=True), gradient_times_input(model, x)) < 1e-10
     state = torch.random.get_rng_state()
-    relevance(net.train(), x, ZERO, strict=True)
+    with pytest.warns(lrp.RelevanceWarning, match=r"^in training mode is this Depth, .* call \.eval\(\)"):
+        relevance(net.train(), x, ZERO, strict=True)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
