@@ -65,7 +65,7 @@ class EpsilonPlusFlat(EpsilonPlus):
     Args:
         epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
-    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
+    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840).
 
     >>> EpsilonPlusFlat().table[0]
     ('first', Flat())
@@ -80,7 +80,7 @@ class EpsilonAlpha2Beta1(_Layered):
     Args:
         epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
-    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
+    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840).
 
     >>> EpsilonAlpha2Beta1().table[0]
     ('conv', AlphaBeta(alpha=2, beta=1, conserve=False, bias='absorb'))
@@ -95,7 +95,7 @@ class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
     Args:
         epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
-    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
+    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840).
 
     >>> EpsilonAlpha2Beta1Flat().table[0]
     ('first', Flat())

@@ -292,7 +292,7 @@ class Flat(Proportional):
     Raises:
         ValueError: for a negative epsilon and an unknown bias policy.
 
-    Source: Bach et al. 2015; Lapuschkin et al. 2019 (Nature Communications 10:1096), the flat rule.
+    Source: Lapuschkin et al. 2019 (Nature Communications 10:1096), the flat rule.
 
     >>> Flat()
     Flat()
