@@ -350,9 +350,6 @@ def test_a_module_that_contains_itself_has_names() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     model.add_module("again", nn.Identity())
     model.again.up = model
-    model[0].me = nn.Identity()
-    resolved = lrp.composites.resolve("zplus", lambda x: model[0](x), torch.rand(1, 4))
-    assert resolved == {"linear": ZPlus()}
     model.forward = lambda x: model[0](x)
     assert list(lrp.composites.resolve("zplus", model, torch.rand(1, 4))) == ["0"]
 

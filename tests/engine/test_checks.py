@@ -127,7 +127,7 @@ def test_what_is_no_number(value: Any) -> None:
 
 @pytest.mark.parametrize("bound", [float("nan"), float("inf"), torch.tensor([0.0, torch.inf]), np.float64("nan")])
 def test_bounds_are_finite(bound: Any) -> None:
-    with pytest.raises(ValueError, match="high=.*: must be finite"):
+    with pytest.raises(ValueError, match=r"high=.*: must be finite"):
         ZBox(0.0, bound)
 
 
