@@ -36,10 +36,11 @@ def _with_rule(name: str) -> Explained:
     def with_rule(
         input: Tensor, *args: Any, rule: str | Rule = "epsilon", pattern: Patterns | None = None, **kwargs: Any
     ) -> Tensor:
-        if not (input.requires_grad and torch.is_grad_enabled()):
+        rule = get(rule)
+        if not (isinstance(input, Tensor) and input.requires_grad and torch.is_grad_enabled()):
             return function(input, *args, **kwargs)  # type: ignore[no-any-return]
         arguments = (input, *args)
-        return explained(function, arguments, kwargs, inputs=[input], rule=get(rule), pattern=pattern)  # type: ignore[no-any-return]
+        return explained(function, arguments, kwargs, inputs=[input], rule=rule, pattern=pattern)  # type: ignore[no-any-return]
 
     with_rule.__doc__ = f"""``torch.nn.functional.{name}``, whose backward carries relevance by ``rule``.
 
@@ -50,7 +51,7 @@ def _with_rule(name: str) -> Explained:
         pattern: a list with the layer's pattern, for the rules that need one.
 
     Raises:
-        ValueError, TypeError: for an unknown rule, a pattern that does not fit.
+        ValueError, TypeError: for an unknown rule, a pattern that does not fit, an input that is not finite.
     """
     return with_rule
 

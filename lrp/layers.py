@@ -55,14 +55,15 @@ class Explainable(nn.Module):
 
         Raises:
             ValueError, TypeError: for an unknown rule, no input that requires grad, ``torch.no_grad()``, patterns
-                that do not fit, an epsilon that is 0 in the layer's dtype.
+                that do not fit, an input that is not finite, a number of the rule beyond the range of a layer's dtype.
             NotImplementedError: if strict, listing the functions without a rule.
         """
+        rule = get(rule)  # also of a forward that is not explained: a misspelt key is an error where it stands
         if not explain:
             return super().forward(*args, **kwargs)
         return explained(
             super().forward, args, kwargs,
-            rule=get(rule), pattern=pattern, module=self, differentiable=differentiable, strict=strict,
+            rule=rule, pattern=pattern, module=self, differentiable=differentiable, strict=strict,
         )  # fmt: skip
 
     @classmethod

@@ -1,6 +1,7 @@
 """The explainable twin of a model: the same behaviour, and the original untouched."""
 
 import copy
+import inspect
 import io
 import pickle
 from collections import OrderedDict
@@ -198,7 +199,8 @@ def test_stochastic_depth_and_layer_scale() -> None:
     net = lrp.convert(model)
     assert error(relevance(net, x, ZERO, strict=True), gradient_times_input(model, x)) < 1e-10
     state = torch.random.get_rng_state()
-    relevance(net.train(), x, ZERO, strict=True)
+    with pytest.warns(lrp.RelevanceWarning, match=r"^in training mode is this Depth, .* call \.eval\(\)"):
+        relevance(net.train(), x, ZERO, strict=True)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -269,6 +271,61 @@ def test_scripted_and_lazy_modules_cannot_be_converted() -> None:
         lrp.convert(torch.jit.script(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="'weight' is not initialised; call the model once"):
         lrp.convert(nn.LazyLinear(3))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize:UserWarning")
+def test_exported_and_quantized_modules_cannot_be_converted() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    exported = torch.export.export(model.eval(), (torch.rand(2, 4),)).module()
+    for part in (exported, nn.Sequential(nn.ReLU(), exported)):
+        with pytest.raises(TypeError, match=r"GraphModule was exported.*convert the model before it is exported"):
+            lrp.convert(part)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    for part in (quantized, quantized[0], nn.Sequential(torch.ao.nn.quantized.Linear(4, 3))):
+        with pytest.raises(TypeError, match=r"Linear is quantized.*convert the model before it is quantized"):
+            lrp.convert(part)
+
+
+GRAPHS = {
+    "sequence": lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)),
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=3),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_converted_graph_recompiles_copies_and_pickles(name: str) -> None:
+    model = randomize(GRAPHS[name]())
+    graph = torch.fx.symbolic_trace(model)
+    size = 6 if name == "sequence" else 32
+    x = torch.randn(2, 2 if name == "sequence" else 3, size, size, dtype=torch.float64, requires_grad=True)
+    expected = relevance(lrp.convert(model), x, "epsilon_plus")
+    net = lrp.convert(graph)
+    twins = [net, copy.deepcopy(net), pickle.loads(pickle.dumps(net)), lrp.convert(net)]
+    for twin in twins * 2:
+        assert isinstance(twin, torch.fx.GraphModule)
+        assert torch.equal(twin(x), graph(x))
+        assert torch.equal(relevance(twin, x, "epsilon_plus"), expected)
+        twin.recompile()
+    assert "explain" not in inspect.signature(type(graph).forward).parameters
+
+
+def test_the_graph_of_a_twin_is_its_own() -> None:
+    model = randomize(GRAPHS["sequence"]())
+    graph, x = torch.fx.symbolic_trace(model), torch.randn(2, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    net = lrp.convert(graph)
+    again = lrp.convert(net)
+    relu = next(node for node in net.graph.nodes if node.target == "2")
+    relu.replace_all_uses_with(relu.args[0])
+    net.graph.erase_node(relu)
+    net.recompile()
+    changed = nn.Sequential(*(layer for layer in model if not isinstance(layer, nn.ReLU)))
+    assert torch.equal(net(x), changed(x))
+    assert torch.equal(relevance(net, x, "zplus"), relevance(lrp.convert(changed), x, "zplus"))
+    for other in (graph, again):
+        other.recompile()
+        assert torch.equal(other(x), model(x))
+    net.graph = torch.fx.symbolic_trace(model).graph
+    assert torch.equal(relevance(net, x, "zplus"), relevance(lrp.convert(model), x, "zplus"))
 
 
 def test_misspelt_arguments_are_errors() -> None:

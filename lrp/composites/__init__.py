@@ -9,7 +9,8 @@ A new composite is a class in ``named`` that says its table, with its key. How a
 here but in :mod:`lrp.rules`.
 """
 
-from .composite import Composite
+from ..rules import get
+from .composite import Composite, Keyword, resolve
 from .named import (
     KEYS,
     Deconvnet,
@@ -20,7 +21,6 @@ from .named import (
     EpsilonPlusFlat,
     ExcitationBackprop,
     GuidedBackprop,
-    get,
 )
 
 __all__ = [
@@ -34,5 +34,7 @@ __all__ = [
     "EpsilonPlusFlat",
     "ExcitationBackprop",
     "GuidedBackprop",
+    "Keyword",
     "get",
+    "resolve",
 ]

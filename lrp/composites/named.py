@@ -21,14 +21,15 @@ from torch import Tensor
 
 from .. import rules
 from ..rules import AlphaBeta, Epsilon, Flat, Gamma, Gradient, Guided, Proportional, Rule, ZBox, ZPlus
-from .composite import Composite
+from .composite import Composite, Keyword
 
 
 def _rows(conv: Proportional, linear: Rule, stabilizer: float, first: Proportional | None = None) -> dict[str, Rule]:
     """The table of a rule for convolutions, one for linear layers, and one of its own for the first layer, if any."""
     norm = Epsilon(stabilizer)
-    table: dict[str, Rule] = {} if first is None else {"first": replace(first, epsilon=stabilizer)}
-    return {**table, "conv": replace(conv, epsilon=stabilizer), "linear": linear, "pool": norm, "sum": norm}
+    rows: dict[str, Rule] = {} if first is None else {"first": replace(first, epsilon=stabilizer)}
+    rows |= {"conv": replace(conv, epsilon=stabilizer), "linear": linear, "pool": norm, "sum": norm}
+    return {Keyword(selector): rule for selector, rule in rows.items()}
 
 
 class _Layered(Composite):
@@ -64,7 +65,7 @@ class EpsilonPlusFlat(EpsilonPlus):
     Args:
         epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
-    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
+    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840).
 
     >>> EpsilonPlusFlat().table[0]
     ('first', Flat())
@@ -79,7 +80,7 @@ class EpsilonAlpha2Beta1(_Layered):
     Args:
         epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
-    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
+    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840).
 
     >>> EpsilonAlpha2Beta1().table[0]
     ('conv', AlphaBeta(alpha=2, beta=1, conserve=False, bias='absorb'))
@@ -94,7 +95,7 @@ class EpsilonAlpha2Beta1Flat(EpsilonAlpha2Beta1):
     Args:
         epsilon, stabilizer: as for :class:`EpsilonPlus`.
 
-    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840), section III.
+    Source: Kohlbrenner et al. 2020 (arXiv 1910.09840).
 
     >>> EpsilonAlpha2Beta1Flat().table[0]
     ('first', Flat())
@@ -142,7 +143,7 @@ class GuidedBackprop(Composite):
     """
 
     def __init__(self) -> None:
-        super().__init__({"activation": Guided()}, default=Gradient())
+        super().__init__({Keyword("activation"): Guided()}, default=Gradient())
 
 
 class Deconvnet(Composite):
@@ -157,7 +158,7 @@ class Deconvnet(Composite):
     """
 
     def __init__(self) -> None:
-        super().__init__({"activation": rules.Deconvnet()}, default=Gradient())
+        super().__init__({Keyword("activation"): rules.Deconvnet()}, default=Gradient())
 
 
 class ExcitationBackprop(Composite):
@@ -177,8 +178,7 @@ class ExcitationBackprop(Composite):
         super().__init__(_rows(plus, plus, stabilizer), default=Gradient())
 
 
-KEYS: dict[str, Rule] = {
-    **rules.KEYS,
+_COMPOSITES: dict[str, Rule] = {
     "epsilon_plus": EpsilonPlus(),
     "epsilon_plus_flat": EpsilonPlusFlat(),
     "epsilon_alpha2_beta1": EpsilonAlpha2Beta1(),
@@ -187,12 +187,5 @@ KEYS: dict[str, Rule] = {
     "deconvnet": Deconvnet(),
     "excitation_backprop": ExcitationBackprop(),
 }
-
-
-def get(rule: str | Rule) -> Rule:
-    """The rule or composite that ``rule=`` names, as :func:`lrp.rules.get` does.
-
-    >>> get("guided_backprop") == GuidedBackprop()
-    True
-    """
-    return rules.get(rule, KEYS)
+KEYS: dict[str, Rule] = {**rules.KEYS, **_COMPOSITES}
+rules.register(_COMPOSITES)

@@ -8,6 +8,8 @@ as torch computes it, and beside it a carrier, whose autograd graph leads releva
 * :mod:`~lrp.engine.facts` - what is known of a live tensor
 * :mod:`~lrp.engine.handlers` - what each torch function does to relevance: here a function gets its rule
 * :mod:`~lrp.engine.calls` - what a call of a torch function says
+* :mod:`~lrp.engine.checks` - what an explained forward can be asked
+* :mod:`~lrp.engine.untouched` - the model is left as it was, in training mode too
 * :mod:`~lrp.engine.assignment` - which layer is called what, and which rule and pattern it gets
 * :mod:`~lrp.engine.propagation` - the autograd function that calls a rule in backward
 * :mod:`~lrp.engine.kept` - what backward needs, kept from the model's operations in place

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..rules import Family, Place, Proportional, Rule
+from ..rules import Family, Place, Rule
 from .calls import tensors_in
 
 Patterns = Sequence[Tensor] | Mapping[str, Tensor]
@@ -48,9 +47,9 @@ class Assignment:
         """Note that a constant was made of parameters, such as a normalised weight, and so has their owner."""
         if not self._owners:
             return
-        owner = next((owner for t in tensors_in(arguments) if (owner := self._owner(t))), None)
-        for t in tensors_in(result) if owner is not None else ():
-            self._derived[t] = owner
+        owners = next((owners for t in tensors_in(arguments) if (owners := self._owners_of(t))), None)
+        for t in tensors_in(result) if owners is not None else ():
+            self._derived[t] = owners
 
     def choose(
         self,
@@ -71,7 +70,7 @@ class Assignment:
         """
         place = self.place(family, function, parameters, first)
         rule = self.rule.rule_for(place)
-        _check_epsilon(rule, dtype)
+        rule.check_dtype(dtype, str(place))
         weight = parameters[0] if parameters else None
         if place.is_linear() and weight is not None:
             layer = self.index(place, weight)
@@ -94,17 +93,23 @@ class Assignment:
     ) -> Place:
         """Where a rule is to be chosen for the call that comes next."""
         called = function.__name__.strip("_")
-        owner = next((owner for p in parameters if p is not None and (owner := self._owner(p))), None)
-        name, module = owner or (called, None)
+        owners = self._common_owners(parameters)
+        name, module = owners[0] if owners else (called, None)
         if parameters:
             self.last_name = name
         self._calls[name] += 1
-        return Place(name, family, called, module, self._calls[name], first)
+        return Place(name, family, called, module, self._calls[name], first, tuple(owners[1:]))
 
-    def _owner(self, t: Tensor) -> Owner | None:
-        """The layer that owns a parameter, or what was made of one."""
-        owner: Owner | None = self._owners.get(id(t)) or self._derived.get(t)  # type: ignore[no-untyped-call]
-        return owner
+    def _common_owners(self, parameters: Sequence[Tensor | None]) -> Sequence[Owner]:
+        """The layers that own all of the parameters that any layer owns, or else the first of them."""
+        known = [owners for p in parameters if p is not None and (owners := self._owners_of(p))]
+        first = known[0] if known else []
+        return [owner for owner in first if all(owner in owners for owners in known)] or first
+
+    def _owners_of(self, t: Tensor) -> Sequence[Owner] | None:
+        """The layers that own a parameter, or what was made of one."""
+        owners: Sequence[Owner] | None = self._owners.get(id(t)) or self._derived.get(t)  # type: ignore[no-untyped-call]
+        return owners
 
     def index(self, place: Place, weight: Tensor) -> tuple[int, str]:
         """The number of the layer in the order of the forward and its name, which it keeps when it is called again.
@@ -120,20 +125,31 @@ class Assignment:
         return self._order[key]
 
 
-def parameter_owners(module: nn.Module) -> dict[int, Owner]:
-    """The layer, with its name, for the identity of each parameter and buffer.
+def parameter_owners(module: nn.Module) -> dict[int, list[Owner]]:
+    """The layers, with their names, for the identity of each parameter and buffer: several, where they share it.
 
     A replica in ``torch.nn.DataParallel`` keeps its parameters, which are no longer leaves, under another attribute.
     What a parametrization makes a weight of belongs to the layer that has the weight.
     """
-    owners: dict[int, Owner] = {}
-    for path, layer in module.named_modules():
+    owners: dict[int, list[Owner]] = {}
+    for path, layer in _paths(module):
         name = f".{path}".split(".parametrizations.")[0][1:]
         owner = layer if name == path else module.get_submodule(name)
         tensors = {**layer._parameters, **layer._buffers, **getattr(layer, "_former_parameters", {})}
         for tensor in tensors.values():
-            owners.setdefault(id(tensor), (name or type(layer).__name__, owner))
+            of_tensor = owners.setdefault(id(tensor), [])
+            if (entry := (name or type(layer).__name__, owner)) not in of_tensor:
+                of_tensor.append(entry)
     return owners
+
+
+def _paths(module: nn.Module, path: str = "", above: tuple[nn.Module, ...] = ()) -> Iterator[tuple[str, nn.Module]]:
+    """All modules by name, as ``named_modules()`` does: one that is registered twice has both names."""
+    yield path, module
+    above = (*above, module)
+    for name, child in module._modules.items():
+        if child is not None and child not in above:
+            yield from _paths(child, f"{path}.{name}" if path else name, above)
 
 
 def _fitting(patterns: Patterns, index: int, name: str, w: Tensor) -> Tensor:
@@ -145,16 +161,3 @@ def _fitting(patterns: Patterns, index: int, name: str, w: Tensor) -> Tensor:
     if pattern.shape != w.shape:
         raise ValueError(f"pattern= has shape {tuple(pattern.shape)} for layer {name!r}: must be {tuple(w.shape)}")
     return pattern
-
-
-def _check_epsilon(rule: Rule, dtype: torch.dtype) -> None:
-    if isinstance(rule, Proportional) and rule.epsilon > 0 and _vanishes(rule.epsilon, dtype):
-        raise ValueError(
-            f"epsilon={rule.epsilon}: is 0 in {dtype}, whose smallest number is "
-            f"{torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps:.1e}; take a larger one, or float32"
-        )
-
-
-@cache
-def _vanishes(epsilon: float, dtype: torch.dtype) -> bool:
-    return torch.tensor(epsilon, dtype=dtype).item() == 0

@@ -7,8 +7,7 @@ handler (:mod:`lrp.engine.handlers`). No module is edited, hooked or traced: the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,15 +17,21 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, substitute, tensors_in
+from .calls import Call, in_place_target, strangeness, substitute, tensors_in
 from .checkpoints import Checkpoint, running_frame
+from .checks import check_inputs, check_pattern
 from .facts import LiveCall
 from .handlers import TABLE
 from .streams import Streams
+from .untouched import Untouched
 
 
 class RelevanceWarning(UserWarning):
-    """A function has no rule for its relevance, and its plain gradient stands in for one."""
+    """An explanation that may mislead.
+
+    A function has no rule for its relevance, and its plain gradient stands in for one; or the model is in training
+    mode, where it computes something else.
+    """
 
 
 class Interception(TorchFunctionMode):
@@ -58,9 +63,12 @@ class Interception(TorchFunctionMode):
         facts = [self.streams.facts(t) for t in live]
         call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
         _refuse(call, self.streams)
-        handler = TABLE.get(func)
+        strange = strangeness((args, kwargs))
+        handler = TABLE.get(func) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
-        return self.streams.follow_unsupported(call, call.name) if result is NotImplemented else result
+        if result is not NotImplemented:
+            return result
+        return self.streams.follow_unsupported(call, call.name if strange is None else f"{call.name} of {strange}")
 
     def _enter_checkpoint(self) -> None:
         """Note which checkpoint the model is in; of a new one, see to it that its recomputation is intercepted too."""
@@ -143,9 +151,10 @@ def explained(
         strict: whether a function without a rule is an error.
 
     Raises:
-        ValueError, TypeError: for an input that does not require grad, patterns that do not fit.
+        ValueError, TypeError: for an input that does not require grad or is not finite, patterns that do not fit.
         NotImplementedError: if strict, for functions without a rule; all of them are listed.
     """
+    check_pattern(pattern)
     if rule.needs_pattern and pattern is None:
         raise ValueError(f"rule={rule} needs pattern=: a list with one for each linear layer, or a dict by name")
     return _run(forward, args, kwargs, Assignment(rule, pattern, module), inputs, differentiable, strict)
@@ -175,50 +184,26 @@ def _run(
     strict: bool = False,
 ) -> Any:
     inputs = [t for t in tensors_in((args, kwargs) if inputs is None else inputs) if t.requires_grad]
-    _check(inputs)
+    check_inputs(inputs, forward, args, kwargs)
     mode = Interception(Streams(inputs, assignment, differentiable))
-    with _untouched(assignment.module, inputs), mode:
+    untouched = Untouched(assignment.module, inputs)
+    with untouched, mode:
         output = forward(*args, **kwargs)
     assignment.check(output)
     mode.streams.origins.check(output)
-    _tell(mode.streams.origins.unsupported(output), strict)
+    _tell(mode.streams.origins.unsupported(output), untouched.hint, strict)
     mode.streams.settle(output)
     return output
 
 
-def _check(inputs: Sequence[Tensor]) -> None:
-    if not torch.is_grad_enabled():
-        raise ValueError("explain=True under torch.no_grad(): relevance needs autograd; leave no_grad() to explain")
-    if not inputs:
-        raise ValueError("explain=True needs an input that requires grad: call x.requires_grad_() before")
-
-
-@contextmanager
-def _untouched(module: nn.Module | None, inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Leave buffers and random numbers as they were: in training mode, a forward changes them."""
-    training = [m for m in ([] if module is None else module.modules()) if m.training]
-    if not training:
-        yield
-        return
-    buffers = [(m._buffers, name, b, b.clone()) for m in training for name, b in m._buffers.items() if b is not None]
-    devices = {t.device.index for t in inputs if t.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for owner, name, buffer, before in buffers:
-            buffer.data.copy_(before)  # not seen by autograd: a backward that is still to come may need the buffer
-            owner[name] = buffer
-
-
-def _tell(functions: Sequence[str], strict: bool) -> None:
-    if not functions:
-        return
+def _tell(functions: Sequence[str], hint: str | None, strict: bool) -> None:
+    """One warning for all that is worth one, or an error if strict."""
     listed = ", ".join(dict.fromkeys(functions))
-    if strict:
-        raise NotImplementedError(f"strict=True: there is no rule for the relevance of {listed}")
-    warnings.warn(
-        f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead",
-        RelevanceWarning,
-        stacklevel=7,  # the line that called the model
-    )
+    if functions and strict:
+        raise NotImplementedError(
+            "; ".join([f"strict=True: there is no rule for the relevance of {listed}", *filter(None, [hint])])
+        )
+    lacking = f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead"
+    told = [text for text in (lacking if functions else None, hint) if text is not None]
+    if told:
+        warnings.warn("; ".join(told), RelevanceWarning, stacklevel=7)  # the line that called the model

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from ..maps import LinearMap
+from ..maps import LinearMap, Sampled
 from ..maps.arithmetic import is_vmapped, sum_up
 from ..rules import Rule
 from .calls import tensors_in
@@ -49,7 +49,7 @@ class Share:
 
     def _in_parts(self, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         size = self._samples_at_a_time(x, R)
-        if size >= len(x):
+        if x.dim() == 0 or size >= len(x):
             return self.rule.redistribute(self.f, x, w, b, z, R)
         relevance = torch.empty_like(x)
         for part in (slice(start, start + size) for start in range(0, len(x), size)):
@@ -61,9 +61,9 @@ class Share:
         """As many as the processor's memory is good at: the allocator reuses no larger pieces, nor does the cache."""
         nbytes = max(x.numel(), R.numel()) * R.element_size()
         if nbytes <= LARGE or R.device.type != "cpu" or torch.is_grad_enabled() or is_vmapped(R):
-            return len(x)
+            return x.numel()
         if not (self.f.is_divisible() and self.rule.is_divisible(x)):
-            return len(x)
+            return x.numel()
         return max(1, len(x) * PART // nbytes)
 
 
@@ -138,7 +138,7 @@ def relay(
 
 
 def nearest_layers(output: Any) -> Iterator[LayerRelevance]:
-    """The layers that no other follows on the way to the tensors in ``output``."""
+    """The linear layers and convolutions that no other follows on the way to the tensors in ``output``."""
     seen: set[Node] = set()
     ahead: list[Node | None] = [t.grad_fn for t in tensors_in(output)]
     while ahead:
@@ -147,7 +147,7 @@ def nearest_layers(output: Any) -> Iterator[LayerRelevance]:
             continue
         seen.add(node)
         backward = getattr(node, "redistribute", None)
-        if isinstance(backward, LayerRelevance) and backward.name is not None:
+        if isinstance(backward, LayerRelevance) and isinstance(backward.f, Sampled):
             yield backward
         else:
             ahead.extend(before for before, _ in node.next_functions)
@@ -188,7 +188,8 @@ class _Relay(torch.autograd.Function):
 
 def without_autocast(device_type: str) -> Any:
     """Rules choose their own precision, also where the caller runs backward() under autocast."""
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+    is_on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if is_on else nullcontext()
 
 
 def computing_dtype(R: Tensor) -> torch.dtype:

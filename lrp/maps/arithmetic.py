@@ -26,7 +26,9 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     """
     # copysign is one pass where where() takes three. It differs from sign() at -0.0 alone, and a sum is
     # -0.0 only if each of its terms is zero: then so is every share, whatever the denominator's sign.
-    return add_(torch.copysign(torch.full((), epsilon, dtype=z.dtype), z.detach()), z)
+    # The number stands on the CPU, which costs a GPU no kernel; the meta device alone wants it at home.
+    distance = torch.full((), epsilon, dtype=z.dtype, device=z.device if z.is_meta else "cpu")
+    return add_(torch.copysign(distance, z.detach()), z)
 
 
 def divide(R: Tensor, z: Tensor, epsilon: float, sign: int = 0) -> Tensor:

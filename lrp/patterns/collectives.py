@@ -35,9 +35,14 @@ def merge_over_processes(layers: Layers, device: torch.device) -> Layers:
     for rank, description in enumerate(described):
         if description and description.keys() != described[source].keys():
             raise ValueError(f"process {rank} has the layers {[*description]}, process {source} {[*described[source]]}")
-    return {
-        name: _merged(layers.get(name), description, source, device) for name, description in described[source].items()
-    }
+    sources = {name: _with_samples(name, described, source) for name in described[source]}
+    return {name: _merged(layers.get(name), described[rank][name], rank, device) for name, rank in sources.items()}
+
+
+def _with_samples(name: str, described: list[Any], otherwise: int) -> int:
+    """The first process that has samples of the layer."""
+    ranks = (rank for rank, description in enumerate(described) if description and description[name]["sums"])
+    return next(ranks, otherwise)
 
 
 def report_failure(error: Exception) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -51,15 +52,19 @@ def load(path: Path, model: nn.Module | None = None) -> list[Tensor] | dict[str,
         model: the model that they shall be for; default None checks nothing.
 
     Raises:
-        ValueError: if the file holds no patterns, or those of another model; it names the first layer that differs.
+        ValueError: if the file is damaged or holds no patterns, or those of another model; it names the first layer
+            that differs.
+        FileNotFoundError: if there is none.
     """
-    tensors, about = read(path, "names")
-    patterns = {name: tensors[name] for name in about["names"]}
+    with reading(path):
+        tensors, about = read(path, "names")
+        patterns = {name: tensors[name] for name in about["names"]}
+        is_list = bool(about["list"])
     if model is not None:
         check_fits({name: tuple(pattern.shape) for name, pattern in patterns.items()}, model)
     for name, pattern in patterns.items():
         remember(pattern, name)
-    return list(patterns.values()) if about["list"] else patterns
+    return list(patterns.values()) if is_list else patterns
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -78,6 +83,17 @@ def _unshared(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         is_own = memory.data_ptr() not in used and memory.nbytes() == t.nbytes
         used.add(memory.data_ptr())
         yield key, t if is_own else t.clone()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with the content of a file is a ValueError that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is damaged, or no file of lrp.patterns: {error!r}") from error
 
 
 def read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

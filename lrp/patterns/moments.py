@@ -42,7 +42,9 @@ class Moments:
 
     @classmethod
     def centred(cls, f: Sampled, w: Tensor, kinds: Set[Kind], x: Tensor, z: Tensor) -> Moments:
-        """No samples yet, with the centre that the first ones shall have."""
+        """No samples yet, with the centre that the first ones shall have; if there are none, any will do."""
+        if z.numel() == 0:
+            x, z = (t.new_zeros([max(1, size) for size in t.shape]) for t in (x, z))
         y_centre = f.output_sums(z)
         y_centre /= z.numel() // len(y_centre)
         return cls(f, w, kinds, *(c.to(z.dtype).double() for c in (f.centre(x), y_centre)))
@@ -53,6 +55,8 @@ class Moments:
 
     def add(self, f: Sampled, x: Tensor, z: Tensor, fired: Tensor) -> None:
         """Take in the samples of one call: inputs, outputs, and where the activation is positive."""
+        if z.numel() == 0:
+            return
         x, z = (t if t.dtype.itemsize >= 4 else t.float() for t in (x, z))
         if isinstance(f, Linear):  # copies, for the model may overwrite what it has used
             samples = (t.reshape(-1, t.shape[-1]) for t in (x.clone(), z.clone(), fired))
@@ -95,6 +99,10 @@ class Moments:
                 sums[f"y{end}"] = self.sums[f"y{end}"] + self.sums[f"n{end}"] * y
         return sums
 
+    def is_empty(self) -> bool:
+        """Whether there was no sample."""
+        return not (self.sums or self._waiting)
+
     def is_finite(self) -> bool:
         """Whether no sample had an infinity or a nan."""
         values = [t for t in (self.sums.get("y"), *(z for _, z, _ in self._waiting)) if t is not None]
@@ -102,6 +110,8 @@ class Moments:
 
     def pattern(self, kind: Kind) -> Tensor:
         """The pattern, of the shape and in the dtype of the weight."""
+        if self.is_empty():
+            return torch.zeros_like(self.w)
         pattern = torch.empty_like(self.w)
         for rows in self._blocks():
             sums = {key: t if key == "x" else t[rows] for key, t in self.sums.items()}

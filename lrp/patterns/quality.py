@@ -24,6 +24,8 @@ class _Covariance:
         self.n = 0
 
     def add(self, met: Tensor) -> None:
+        if met.shape[1] == 0:
+            return
         if self.n == 0:
             self.centre = met.mean(1, keepdim=True)
             self.sums = torch.zeros_like(self.centre)

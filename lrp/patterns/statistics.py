@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..engine.propagation import without_autocast
 from .batches import inputs_in
 from .collectives import merge_over_processes
-from .files import Path, Shapes, check_fits, linear_map, read, remember, write
+from .files import Path, Shapes, check_fits, linear_map, read, reading, remember, write
 from .moments import Kind, Moments
 from .observation import Observation, Observed, evaluating
 
@@ -73,10 +73,12 @@ class PatternStatistics:
 
         def report(seen: Observed) -> None:
             name, f, x, z = seen.name, seen.f, seen.x, seen.z
-            if name not in layers:
-                known = self._layers.get(name)
+            known = layers.get(name) or self._layers.get(name)
+            if known is None or known.is_empty():
+                layers[name] = Moments.centred(f, seen.w, self.kinds, x, z)
+            elif name not in layers:
                 _check_shape(name, seen.w, known)
-                layers[name] = known.like() if known else Moments.centred(f, seen.w, self.kinds, x, z)
+                layers[name] = known.like()
             with without_autocast(x.device.type):
                 layers[name].add(f, x, z, seen.activation > 0)
 
@@ -110,7 +112,7 @@ class PatternStatistics:
     def patterns(self, kind: Kind = "linear") -> list[Tensor]:
         """The patterns, one for each layer in the order of the forward, of the shape of its weight.
 
-        Where a pattern is 0/0, for a neuron that is constant or never positive, it is 0.
+        Where a pattern is 0/0, for a neuron that is constant, never positive or without a sample, it is 0.
 
         Args:
             kind: ``"linear"``: ``a = cov[x, y] / (w^T cov[x, y])``. ``"positive"``, the two-component estimator:
@@ -122,7 +124,7 @@ class PatternStatistics:
         """
         if _kind(kind) not in self.kinds:
             raise ValueError(f"kind={kind!r}: these statistics were made for {sorted(self.kinds)}")
-        if not self._layers:
+        if all(moments.is_empty() for moments in self._layers.values()):
             raise ValueError("there are no statistics: call update() with a batch of data before")
         patterns = [moments.pattern(kind) for moments in self._layers.values()]
         for name, pattern in zip(self.names, patterns, strict=True):
@@ -145,22 +147,29 @@ class PatternStatistics:
         """The statistics that :meth:`save` has written, to be updated further.
 
         Raises:
-            ValueError: if they are of another model; it names the first layer that differs.
+            ValueError: if the file is damaged, or of another model; it names the first layer that differs.
+        FileNotFoundError: if there is none.
         """
-        tensors, about = read(path, "maps")
-        statistics, device = cls(model, about["kinds"]), _device(model)
-        for name, settings in about["maps"].items():
-            own = {key.rpartition(":")[2]: t.to(device) for key, t in tensors.items() if key.rpartition(":")[0] == name}
-            w, centres = own.pop("w"), (own.pop("x_centre"), own.pop("y_centre"))
-            moments = Moments(linear_map(**settings), w, statistics.kinds, *centres)
-            moments.sums = own
-            statistics._layers[name] = moments
+        with reading(path):
+            tensors, about = read(path, "maps")
+            statistics, device = cls(model, about["kinds"]), _device(model)
+            for name, settings in about["maps"].items():
+                own = {
+                    key.rpartition(":")[2]: t.to(device) for key, t in tensors.items() if key.rpartition(":")[0] == name
+                }
+                w, centres = own.pop("w"), (own.pop("x_centre"), own.pop("y_centre"))
+                moments = Moments(linear_map(**settings), w, statistics.kinds, *centres)
+                moments.sums = own
+                statistics._layers[name] = moments
         check_fits(_shapes(statistics._layers), model)
         return statistics
 
     def _take(self, layers: Mapping[str, Moments]) -> None:
         for name, moments in layers.items():
-            self._layers.setdefault(name, moments.like()).merge(moments)
+            known = self._layers.get(name)
+            if known is None or known.is_empty():  # the first samples bring the centre
+                self._layers[name] = known = moments.like()
+            known.merge(moments)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -9,6 +9,7 @@ A rule is a frozen dataclass with one method, :meth:`Rule.redistribute`. It sees
 * :mod:`~lrp.rules.contributions` - what these weigh against each other
 * :mod:`~lrp.rules.patterns` - PatternNet and PatternAttribution
 * :mod:`~lrp.rules.signals` - guided backpropagation and the deconvnet, for activations
+* :mod:`~lrp.rules.numbers` - the numbers that rules take
 * :mod:`~lrp.rules.keys` - the keys that ``rule=`` takes
 
 A new rule is a class in the file whose idea it shares, with its key; the dense formula that it must equal goes to
@@ -17,7 +18,7 @@ A new rule is a class in the file whose idea it shares, with its key; the dense 
 
 from ..maps.arithmetic import stabilize
 from .dividing import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
-from .keys import KEYS, get
+from .keys import KEYS, get, register
 from .patterns import PatternAttribution, PatternNet
 from .place import Family, Place
 from .rule import Gradient, Pass, Proportional, Rule
@@ -43,5 +44,6 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "get",
+    "register",
     "stabilize",
 ]

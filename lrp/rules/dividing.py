@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +23,9 @@ from .contributions import (
     opposing_total,
     signed_parts,
 )
+from .numbers import check_number, number
 from .place import Family
-from .rule import Bias, Proportional, Rule, brief, check_number
+from .rule import Bias, Proportional, Rule, brief
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,7 +40,7 @@ class Epsilon(Proportional):
     Raises:
         ValueError: for an epsilon below 0, an exponent that is no positive integer, an unknown bias policy.
 
-    Source: Bach et al. 2015, equation 58; Montavon et al. 2019 (LRP: an overview), section 10.2.2; the exponent:
+    Source: Bach et al. 2015, equation 58; Montavon et al. 2019 (LRP: an overview), section 10.2.1; the exponent:
     Boehle et al. 2019 (Frontiers in Aging Neuroscience 11:194).
 
     >>> Epsilon()
@@ -52,13 +52,17 @@ class Epsilon(Proportional):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.exponent, int) or isinstance(self.exponent, bool) or self.exponent < 1:
+        exponent = number(self.exponent)
+        if not isinstance(exponent, int) or exponent < 1:
             raise ValueError(f"exponent={self.exponent!r}: must be a positive integer")
+        object.__setattr__(self, "exponent", exponent)
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         if self.exponent > 1:
             return self.share(f, [(x**self.exponent, Power(self.exponent))], w, None, R)
         return super().redistribute(f, x, w, b, z, R)
+
+    is_divisible = Proportional.is_divisible
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,8 +85,8 @@ class Gamma(Proportional):
     Raises:
         ValueError: for a gamma or epsilon below 0, an unknown bias policy.
 
-    Source: Montavon et al. 2019 (LRP: an overview), section 10.2.3; for signed inputs Andeol et al. 2023
-    (arXiv 2110.07382), section 3.
+    Source: Montavon et al. 2019 (LRP: an overview), section 10.2.1; for signed inputs Andeol et al. 2021
+    (arXiv 2106.04923).
 
     >>> Gamma(0.25)
     Gamma(gamma=0.25)
@@ -111,6 +115,8 @@ class Gamma(Proportional):
 
     def needs_output(self, f: LinearMap) -> bool:
         return f.signed or self.generalized
+
+    is_divisible = Proportional.is_divisible
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,6 +176,8 @@ class AlphaBeta(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return self.beta > 0 or self.conserve
 
+    is_divisible = Proportional.is_divisible
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ZPlus(Proportional):
@@ -194,6 +202,8 @@ class ZPlus(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return False
 
+    is_divisible = Proportional.is_divisible
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ZBox(Proportional):
@@ -207,7 +217,7 @@ class ZBox(Proportional):
         bias: accepted as for all dividing rules; this rule leaves the bias out whatever it says.
 
     Raises:
-        ValueError: for low > high, for bounds that do not broadcast to the input, a negative epsilon.
+        ValueError: for low > high, bounds that are not finite or do not broadcast to the input, a negative epsilon.
         TypeError: for bounds that are neither numbers nor tensors.
 
     Source: Montavon et al. 2017 (deep Taylor decomposition, Pattern Recognition 65), the z^B rule.
@@ -221,19 +231,21 @@ class ZBox(Proportional):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, high = (_bound(name, getattr(self, name)) for name in ("low", "high"))
+        for name in ("low", "high"):
+            _check_bound(self, name)
+        low, high = _bound(self.low), _bound(self.high)
         if not (broadcasts(low, high) or broadcasts(high, low)):
             raise ValueError(f"low of shape {tuple(low.shape)} and high of shape {tuple(high.shape)}: must broadcast")
         if not bool((low <= high).all()):
             raise ValueError(f"low={brief(self.low)}, high={brief(self.high)}: low must not be above high")
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        low, high = (_fit(name, getattr(self, name), x) for name in ("low", "high"))
+        low, high = _fit("low", self.low, x), _fit("high", self.high, x)
         # x w - low w+ - high w-, grouped so that a pixel on its bound contributes an exact zero
         return self.share(f, [(x - low, positive), (x - high, negative)], w, None, R)
 
     def is_divisible(self, x: Tensor) -> bool:
-        bounds = (_bound(name, getattr(self, name)) for name in ("low", "high"))
+        bounds = _bound(self.low), _bound(self.high)
         return all(bound.dim() < x.dim() or len(bound) == 1 for bound in bounds)
 
     def needs_output(self, f: LinearMap) -> bool:
@@ -263,6 +275,8 @@ class WSquare(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return False
 
+    is_divisible = Proportional.is_divisible
+
     def companion(self, family: Family) -> Rule:
         return Flat(epsilon=self.epsilon) if family == "pool" else super().companion(family)
 
@@ -278,7 +292,7 @@ class Flat(Proportional):
     Raises:
         ValueError: for a negative epsilon and an unknown bias policy.
 
-    Source: Bach et al. 2015; Lapuschkin et al. 2019 (Nature Communications 10:1096), the flat rule.
+    Source: Lapuschkin et al. 2019 (Nature Communications 10:1096), the flat rule.
 
     >>> Flat()
     Flat()
@@ -290,21 +304,30 @@ class Flat(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return False
 
+    is_divisible = Proportional.is_divisible
+
     def companion(self, family: Family) -> Rule:
         return self if family == "pool" else super().companion(family)
 
 
-def _bound(name: str, value: Any) -> Tensor:
+def _check_bound(rule: ZBox, name: str) -> None:
+    value = getattr(rule, name)
     if isinstance(value, Tensor):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return torch.tensor(float(value))
-    raise TypeError(f"{name}={value!r}: must be a number or a tensor")
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name}={brief(value)}: must be finite")
+    elif number(value) is None:
+        raise TypeError(f"{name}={value!r}: must be a number or a tensor; torch.as_tensor() makes one of an array")
+    else:
+        check_number(rule, name)
+
+
+def _bound(value: float | Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 def _fit(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     """The bound, in the dtype and on the device of ``x``."""
-    bound = _bound(name, value).to(x)
+    bound = _bound(value).to(x)
     if not broadcasts(bound, x):
         raise ValueError(
             f"{name}: shape {tuple(bound.shape)} does not broadcast to the input's, {tuple(x.shape)}; "

@@ -88,3 +88,5 @@ class PatternAttribution(PatternNet):
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         return self._passed(f.pullback(R, self._fitting(w) * w))
+
+    needs_output, is_divisible = PatternNet.needs_output, PatternNet.is_divisible

@@ -22,6 +22,7 @@ class Place:
         module: the layer, or None where no layer owns the parameters.
         number: 1 for the first call of this name, 2 for the second, ...
         first: whether the input is data that no linear layer or convolution has seen.
+        others: further names and layers, where several share the parameters or one is registered twice.
     """
 
     name: str
@@ -30,6 +31,17 @@ class Place:
     module: nn.Module | None = None
     number: int = 1
     first: bool = False
+    others: tuple[tuple[str, nn.Module], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the layer, the one that it is called by first."""
+        return (self.name, *(name for name, _ in self.others))
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All layers that own the parameters."""
+        return () if self.module is None else (self.module, *(module for _, module in self.others))
 
     def is_linear(self) -> bool:
         """Whether this is a linear layer or a convolution."""

@@ -5,20 +5,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from ..maps import LinearMap
 from ..maps.arithmetic import add_, divide, identity, mul_, sum_up
 from ..maps.weights import Make
+from .numbers import check_number, range_error
 from .place import Family, Place
 
 Bias = Literal["absorb", "ignore", "distribute"]
 Parts = Sequence[tuple[Tensor, Make]]
+
+
+# A subclass that defines one of these shares relevance out in a way of its own.
+_SHARING = ("redistribute", "share", "pull", "total")
 
 
 class Rule:
@@ -53,13 +58,25 @@ class Rule:
         """
         raise NotImplementedError(f"{type(self).__name__} does not define redistribute()")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if any(name in vars(cls) for name in _SHARING):  # what the parent promises of its own way may not be true
+            for name in {"needs_output", "is_divisible"} - vars(cls).keys():
+                setattr(cls, name, vars(Rule)[name])
+
     def needs_output(self, f: LinearMap) -> bool:
-        """Whether :meth:`redistribute` looks at ``z``. One that does not is given an empty tensor, to save memory."""
+        """Whether :meth:`redistribute` looks at ``z``. One that does not is given an empty tensor, to save memory.
+
+        Not inherited, like :meth:`is_divisible`, by a class that shares relevance out in a way of its own.
+        """
         return True
 
     def is_divisible(self, x: Tensor) -> bool:
         """Whether :meth:`redistribute` may be called with a few samples of the batch ``x`` at a time."""
         return False
+
+    def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
+        """Raise where a number of the rule has no meaning in the dtype of ``layer``."""
 
     @property
     def needs_pattern(self) -> bool:
@@ -167,8 +184,8 @@ class Proportional(Rule):
     Args:
         epsilon: stabiliser of the denominator, in the unit of the outputs; 0 or more. Default 1e-6.
         bias: what becomes of the bias' share. ``"absorb"``: it is in the denominator and its share is lost (the
-            default); ``"ignore"``: it is left out, so that the layer conserves relevance; ``"distribute"``: it is in,
-            and its share is spread evenly over the inputs (Bach et al. 2015, PLoS ONE 10(7):e0130140).
+            default); ``"ignore"``: it is left out, and takes no relevance; ``"distribute"``: it is in, and its share
+            is spread evenly over the inputs (Bach et al. 2015, PLoS ONE 10(7):e0130140).
 
     Raises:
         ValueError: for a negative or non-finite epsilon and for an unknown bias policy.
@@ -188,6 +205,13 @@ class Proportional(Rule):
 
     def is_divisible(self, x: Tensor) -> bool:
         return True
+
+    def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            error = range_error(f.name, value, dtype) if isinstance(value, (int, float)) else None
+            if error is not None:
+                raise ValueError(f"{f.name}={value!r}: {error}; the layer is {layer!r}, its rule {self}")
 
     def share(
         self,
@@ -228,15 +252,6 @@ class Proportional(Rule):
         """The sum of all contributions; with the bias ``b``, unless it is ignored."""
         biases = [None if self.bias == "ignore" else b, *(None for _ in parts[1:])]
         return sum_up(f.forward_modified(x, make, w, bias) for (x, make), bias in zip(parts, biases, strict=True))
-
-
-def check_number(rule: Rule, name: str, at_least: float) -> None:
-    """Raise unless the field ``name`` of ``rule`` is a finite number and large enough."""
-    value = getattr(rule, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r}: must be a number")
-    if not math.isfinite(value) or value < at_least:
-        raise ValueError(f"{name}={value!r}: must be finite and at least {at_least}")
 
 
 def _fields(rule: Rule) -> tuple[Field[Any], ...]:

@@ -207,3 +207,179 @@ def test_pass_needs_one_shape() -> None:
     x = torch.randn(2, 4, requires_grad=True)
     with pytest.raises(ValueError, match=r"one shape; this one's are \(2, 4\), \(2, 3\)"):
         lrp.Linear(4, 3)(x, explain=True, rule=Pass()).sum().backward()
+
+
+class Merging(nn.Module):
+    """Layers with the names of families, and batch norms that merge with them."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            self.add_module(name, nn.Conv2d(3, 3, 1))
+            self.add_module(f"{name}_norm", nn.BatchNorm2d(3))
+        self.names = names
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self.names:
+            x = self.get_submodule(f"{name}_norm")(self.get_submodule(name)(x)).relu()
+        return x
+
+
+def merging(*names: str) -> tuple[nn.Module, Tensor]:
+    return lrp.convert(randomize(Merging(*names))), torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+
+
+def test_the_last_layer_is_resolved_where_a_batch_norm_merges() -> None:
+    model, x = merging("a", "b")
+    composite = Composite({"last": Gamma(0.5)}, "zplus")
+    assert composite.resolve(model, x) == {"a": ZPlus(), "relu": Pass(), "b": Gamma(0.5), "relu#2": Pass()}
+    by_name = Composite({"b": Gamma(0.5)}, "zplus")
+    assert torch.equal(relevance(model, x, composite), relevance(model, x, by_name))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.Identity(), nn.Softmax(1)])
+def test_the_last_layer_may_have_a_norm_after_it(norm: nn.Module) -> None:
+    model = randomize(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), norm))
+    resolved = Composite({"last": Flat()}).resolve(model, torch.rand(2, 3, dtype=torch.float64))
+    assert [name for name, rule in resolved.items() if rule == Flat()] == ["2"]
+
+
+@pytest.mark.parametrize("key", list(lrp.composites.KEYS))
+def test_every_key_is_got_and_resolved(key: str) -> None:
+    rule = lrp.rules.get(key)
+    assert rule == lrp.composites.KEYS[key] == lrp.composites.get(key)
+    model, x = branches()
+    resolved = lrp.composites.resolve(key, model, x)
+    assert resolved == lrp.composites.resolve(rule, model, x)
+    names = ["sub", "left", "right", "add", "relu", "middle", "middle#2", "relu#2", "head", "aux"]
+    assert list(resolved) == names
+    if isinstance(rule, Composite):
+        assert resolved == rule.resolve(model, x)
+    else:
+        assert resolved["head"] == rule
+
+
+def test_keys_are_registered_once() -> None:
+    lrp.rules.register({"epsilon": lrp.rules.KEYS["epsilon"]})
+    with pytest.raises(ValueError, match="key='epsilon': names Epsilon"):
+        lrp.rules.register({"epsilon": ZPlus()})
+    with pytest.raises(TypeError, match="must be one rule, not a Composite such as EpsilonPlus"):
+        Composite({"conv": "epsilon_plus"})
+
+
+AMBIGUOUS = [("conv", ("conv", "b"), "conv"), ("first", ("a", "first"), "first"), ("last", ("last", "b"), "last")]
+AMBIGUOUS += [("sum", ("sum",), "sum"), ("linear", ("linear", "b"), "linear"), ("max_pool", ("max_pool",), "max_pool")]
+
+
+@pytest.mark.parametrize(("selector", "names", "layer"), AMBIGUOUS, ids=[selector for selector, *_ in AMBIGUOUS])
+def test_a_family_that_is_a_layers_name_is_ambiguous(selector: str, names: tuple[str, ...], layer: str) -> None:
+    model, x = merging(*names)
+    with pytest.raises(ValueError, match=rf"the selector '{selector}' is ambiguous: .*Keyword\('{selector}'\)"):
+        model(x, explain=True, rule=Composite({selector: Flat()}))
+    with pytest.raises(ValueError, match="is ambiguous"):
+        Composite({"*": ZPlus(), selector: Flat()}).resolve(model, x)
+    by_name = Composite([(lambda place: place.name == layer, Flat())]).resolve(model, x)
+    assert {name for name, rule in by_name.items() if rule == Flat()} == {layer}
+    by_family = Composite({lrp.composites.Keyword(selector): Flat()}).resolve(model, x)
+    families = {"conv": {*names}, "first": {names[0]}, "last": {names[-1]}}
+    assert {name for name, rule in by_family.items() if rule == Flat()} == families.get(selector, set())
+
+
+def test_a_name_that_means_what_it_says_is_not_ambiguous() -> None:
+    for selector, names in (("conv", ("conv",)), ("first", ("first", "b")), ("last", ("a", "last"))):
+        model, x = merging(*names)
+        assert Composite({selector: Flat()}).resolve(model, x)[selector] == Flat()
+        assert Composite([("conv", ZPlus()), ("last", Flat())] if selector == "last" else {}).resolve(model, x)
+
+
+@pytest.mark.parametrize("key", sorted(lrp.composites.KEYS.keys() - lrp.rules.KEYS.keys()))
+def test_named_composites_mean_families_whatever_the_layers_are_called(key: str) -> None:
+    (model, x), (other, _) = merging("conv", "first", "last", "sum"), merging("a", "b", "c", "d")
+    other.load_state_dict(dict(zip(other.state_dict(), model.state_dict().values(), strict=True)))
+    assert torch.equal(relevance(model, x, key), relevance(other, x, key))
+    changed = lrp.rules.get(key).updated({"conv": Flat()}) if "epsilon" in key else lrp.rules.get(key)
+    assert torch.equal(relevance(model, x, changed), relevance(other, x, changed))
+
+
+class Tied(nn.Module):
+    """Layers that share a weight alone, all parameters, or are one module under two names; and a tied embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.alias = self.one
+        self.own_bias = nn.Linear(4, 4)
+        self.own_bias.weight = self.one.weight
+        self.free = nn.Linear(4, 4, bias=False)
+        self.twin = nn.Linear(4, 4, bias=False)
+        self.twin.weight = self.free.weight
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4))] * 2)
+        self.embedding = nn.Embedding(5, 4)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twin(self.free(self.own_bias(self.alias(self.one(x)))))
+        return self.head(self.blocks[1](self.blocks[0](x)))
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("one", {"one", "one#2"}),
+        ("alias", {"one", "one#2"}),
+        ("alias#2", {"one#2"}),
+        ("own_bias", {"own_bias"}),
+        ("free", {"free", "free#2"}),
+        ("twin", {"free", "free#2"}),
+        ("blocks.0.*", {"blocks.0.0", "blocks.0.0#2"}),
+        ("blocks.1.*", {"blocks.0.0", "blocks.0.0#2"}),
+        ("head", {"embedding"}),
+        ("embedding", {"embedding"}),
+        (nn.Embedding, {"embedding"}),
+        (nn.Linear, {"one", "one#2", "own_bias", "free", "free#2", "blocks.0.0", "blocks.0.0#2", "embedding"}),
+    ],
+)
+def test_tied_layers_are_matched_by_each_of_their_names(selector, names) -> None:  # type: ignore[no-untyped-def]
+    x = torch.randn(2, 4, dtype=torch.float64)
+    resolved = Composite([(selector, Flat())]).resolve(randomize(Tied()), x)
+    assert {name for name, rule in resolved.items() if rule == Flat()} == names
+
+
+def test_a_module_that_contains_itself_has_names() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.add_module("again", nn.Identity())
+    model.again.up = model
+    model.forward = lambda x: model[0](x)
+    assert list(lrp.composites.resolve("zplus", model, torch.rand(1, 4))) == ["0"]
+
+
+MAXIMA = {
+    "amax": lambda t: t.amax(1),
+    "max(dim)": lambda t: t.max(1).values,
+    "max(dim, keepdim)": lambda t: torch.max(t, -1, keepdim=True)[0],
+    "max(dim=)": lambda t: t.max(dim=2)[0],
+    "max()": lambda t: t.max(),
+}
+
+
+@pytest.mark.parametrize("name", MAXIMA)
+def test_a_max_pool_row_reaches_maxima_over_dimensions(name: str) -> None:
+    function = MAXIMA[name]
+    mean = {"amax": (1,), "max(dim)": (1,), "max(dim, keepdim)": (-1,), "max(dim=)": (2,), "max()": ()}[name]
+    x = torch.rand(2, 3, 4, dtype=torch.float64).requires_grad_()
+    y = lrp.convert(function)(x, explain=True, rule=Composite({"max_pool": Epsilon(0)}), strict=True)
+    assert torch.equal(y, function(x))
+    R, averaged = torch.randn_like(y), x.mean(mean, keepdim="keepdim)" in name)
+    expected = x.detach() * torch.autograd.grad(averaged, x, R / averaged.detach())[0]
+    assert error(torch.autograd.grad(y, x, R)[0], expected) < 1e-12
+    winner = lrp.convert(function)(x, explain=True, strict=True)
+    assert torch.equal(torch.autograd.grad(winner, x, R)[0], torch.autograd.grad(function(x), x, R)[0])
+
+
+def test_values_that_are_handed_on_are_no_max_pools() -> None:
+    half = torch.full((2, 3, 4), 0.5, dtype=torch.float64)
+    for function in (lambda t: t.topk(2, 1).values, lambda t: torch.max(t, half), lambda t: t.max(other=half)):
+        x = torch.rand(2, 3, 4, dtype=torch.float64).requires_grad_()
+        y = lrp.convert(function)(x, explain=True, rule=Composite({"max_pool": Epsilon(0)}), strict=True)
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(function(x).sum(), x)[0])

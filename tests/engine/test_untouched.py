@@ -98,5 +98,68 @@ def test_an_error_in_the_middle_leaves_nothing_changed() -> None:
 
 
 def test_explaining_in_training_mode_says_so() -> None:
-    with pytest.warns(lrp.RelevanceWarning, match=r"batch_norm in training mode"):
+    with pytest.warns(lrp.RelevanceWarning, match=r"batch_norm in training mode.*call \.eval\(\)") as caught:
         explain(network(), "epsilon", networks.images(size=8))
+    assert len(caught) == 1
+
+
+class Noise(nn.Module):
+    """Draws at random without a module of torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.bernoulli(torch.full_like(x, 0.5)) if self.training else x
+
+
+class Counter(nn.Module):
+    """Counts its steps in training mode, and computes the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += self.training
+        return x
+
+
+MATTERS = [
+    nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.5), nn.RReLU(), Noise(), nn.BatchNorm2d(4),
+    nn.InstanceNorm2d(4, track_running_stats=True), nn.Sequential(nn.Sequential(nn.Dropout(0.1))),
+]  # fmt: skip
+MATTERS_NOT = [
+    nn.Dropout(0.0), nn.ReLU(), nn.BatchNorm2d(4).eval(), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4), Counter(),
+    nn.Dropout(0.5).eval(),
+]  # fmt: skip
+
+
+def in_training(part: nn.Module, x: Tensor) -> None:
+    """Explain a model that is in training mode, with a part in the mode that it is in."""
+    part.double()
+    training = {m: m.training for m in part.modules()}
+    model = lrp.Sequential(nn.Conv2d(2, 4, 1), part, nn.Flatten()).double().train()
+    for module, mode in training.items():
+        module.training = mode
+    model(x, explain=True, strict=not isinstance(part, nn.BatchNorm2d) and type(part) not in (Noise, nn.RReLU))
+
+
+@pytest.mark.parametrize("part", MATTERS, ids=repr)
+def test_a_mode_that_matters_is_told_once(part: nn.Module) -> None:
+    with pytest.warns(lrp.RelevanceWarning, match=r"in training mode is this Sequential.*call \.eval\(\)") as caught:
+        in_training(part, networks.images(size=4))
+    assert len(caught) == 1
+    lrp.Sequential(nn.Conv2d(2, 4, 1), part).double().eval()(networks.images(size=4), explain=True)
+
+
+@pytest.mark.parametrize("part", MATTERS_NOT, ids=repr)
+def test_a_mode_that_does_not_matter_is_not_told(part: nn.Module) -> None:
+    in_training(part, networks.images(size=4))
+
+
+def test_the_modules_in_training_mode_are_named() -> None:
+    model = networks.convolutional()
+    model.more[2].train()
+    with pytest.warns(lrp.RelevanceWarning, match=r"^in training mode is 'more\.2', which drew"):
+        explain(model, "epsilon", networks.images())
+    model.block.train()
+    with pytest.warns(lrp.RelevanceWarning, match=r"in training mode is 'block', 'more\.2'"):
+        explain(model, "epsilon", networks.images())

@@ -72,6 +72,7 @@ CAPTUM = {
     "epsilon": (lambda: EpsilonRule(0.1), rules.Epsilon(0.1), 1e-6),
     "gamma": (lambda: GammaRule(0.3, True), rules.Gamma(0.3, epsilon=1e-9, bias="ignore"), 1e-9),
     "zplus": (lambda: Alpha1_Beta0_Rule(True), rules.ZPlus(epsilon=1e-9, bias="ignore"), 1e-9),
+    "alpha1beta0": (lambda: Alpha1_Beta0_Rule(set_bias_to_zero=True), rules.AlphaBeta(1, 0, epsilon=1e-9), 1e-9),
 }
 
 
@@ -248,3 +249,119 @@ def test_captum_takes_signed_inputs_for_positive() -> None:
     assert_same(by_lrp(layer, x, z, rules.ZPlus()), torch.tensor([[4.0, 0.0, 3.0]]) / (4 + 3) * 6)
     theirs = by_captum(nn.Sequential(layer), x, 0, Alpha1_Beta0_Rule)
     assert_same(theirs, torch.tensor([[4.0, -1.0, 0.0]]) / (4 - 1) * 6)
+
+
+# The rows of the README's table "Coming from another library"
+
+
+@every_network
+def test_the_table_on_captum(network: str) -> None:
+    model, x = NETWORKS[network]()
+    x.requires_grad_()
+    y = lrp.convert(model)(x, explain=True, rule=rules.Epsilon(1e-9))[:, 3]
+    theirs = LRP(copy.deepcopy(model)).attribute(x.detach().clone().requires_grad_(), target=3)
+    assert_same(torch.autograd.grad(y, x, y.detach())[0], theirs)
+
+    model[0].rule = EpsilonRule(1e-1)
+    theirs = LRP(copy.deepcopy(model)).attribute(x.detach().clone().requires_grad_(), target=3)
+    rule = lrp.Composite({"0": rules.Epsilon(1e-1)}, default=rules.Epsilon(1e-9))
+    y = lrp.convert(model)(x, explain=True, rule=rule)[:, 3]
+    assert_same(torch.autograd.grad(y, x, y.detach())[0], theirs)
+
+
+TABLE = {
+    "EpsilonPlusFlat": (zennit.composites.EpsilonPlusFlat, "epsilon_plus_flat"),
+    "NameMapComposite": (
+        lambda: zennit.composites.NameMapComposite([(["0"], zennit.rules.ZPlus())]),
+        lrp.Composite({"0": "zplus"}, default="gradient"),
+    ),
+    "LayerMapComposite": (
+        lambda: zennit.composites.LayerMapComposite([(zennit.types.Convolution, zennit.rules.ZPlus())]),
+        lrp.Composite({"conv": "zplus"}, default="gradient"),
+    ),
+    "Epsilon, Norm": (
+        lambda: zennit.composites.LayerMapComposite(
+            [
+                (zennit.types.Linear, zennit.rules.Epsilon(1e-6)),
+                (zennit.types.AvgPool, zennit.rules.Norm()),
+                (zennit.types.Activation, zennit.rules.Pass()),
+            ]
+        ),
+        lrp.Composite({"activation": rules.Pass(), "pool": rules.Epsilon(1e-6)}, default=rules.Epsilon(1e-6)),
+    ),
+}
+
+
+@pytest.mark.parametrize("row", TABLE)
+@every_network
+def test_the_table_on_zennit(network: str, row: str) -> None:
+    theirs, ours = TABLE[row]
+    model, x = NETWORKS[network]()
+    R = torch.randn(model(x).shape)
+    expected = relevance(lambda x: lrp.convert(model)(x, explain=True, rule=ours), x, R)
+    with theirs().context(model) as hooked:
+        assert_same(expected, relevance(hooked, x, R))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_tables_rules_of_zennit(signed: bool) -> None:
+    pairs = [
+        (zennit.rules.Epsilon(1e-6), rules.Epsilon(1e-6)),
+        (zennit.rules.Gamma(0.25), rules.Gamma(0.25, generalized=True)),
+        (zennit.rules.AlphaBeta(2, 1), rules.AlphaBeta(2, 1, bias="absorb")),
+    ]
+    layer, x = nn.Linear(6, 5), torch.randn(4, 6) if signed else torch.rand(4, 6)
+    for hook, ours in pairs:
+        R = torch.randn(4, 5)
+        assert_same(by_lrp(layer, x, R, ours), by_zennit(layer, x, R, hook))
+
+
+def pytorch_lrp(layers: list[nn.Linear], x: Tensor, c: int, method: str, p: int, beta: float, epsilon: float) -> Tensor:
+    """What Pytorch-LRP (moboehle/Pytorch-LRP) computes for linear layers and ReLUs, by its e-rule and b-rule."""
+    inputs = [x]
+    for layer in layers:
+        inputs.append(layer(inputs[-1].relu() if layer is not layers[0] else inputs[-1]))
+    R = torch.zeros_like(inputs[-1])
+    R[:, c] = inputs[-1][:, c]
+    for layer, a in zip(reversed(layers), reversed(inputs[:-1]), strict=True):
+        a, w = (a.relu() if layer is not layers[0] else a)[:, None], layer.weight[None]
+        if method == "e-rule":
+            z = (a**p * w**p).sum(2, keepdim=True)
+            R = (a**p * w**p / (z + epsilon * z.sign()) * R[:, :, None]).sum(1)
+            continue
+        plus, minus = (a * w).clamp(min=0), (a * w).clamp(max=0)
+        z_plus, z_minus = plus.sum(2, keepdim=True), minus.sum(2, keepdim=True)
+        rare = (z_plus == 0) | (z_minus == 0)
+        of_plus, of_minus = torch.where(rare, 1.0, 1 + beta), torch.where(rare, 1.0, -beta)
+        shares = of_plus * plus / (z_plus + epsilon) + of_minus * minus / (z_minus - epsilon)
+        R = (shares * R[:, :, None]).sum(1)
+    return R.detach()
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_the_table_on_pytorch_lrp(p: int, beta: float) -> None:
+    model, x = mlp()
+    model[2].weight.data[0] = model[2].weight.data[0].abs()  # a rare neuron: contributions of one sign
+    layers = [layer for layer in model if isinstance(layer, nn.Linear)]
+    x.requires_grad_()
+    for method, rule in (
+        ("e-rule", rules.Epsilon(1e-3, exponent=p, bias="ignore")),
+        ("b-rule", rules.AlphaBeta(1 + beta, beta, conserve=True)),
+    ):
+        y = lrp.convert(model)(x, explain=True, rule=rule)[:, 2]
+        ours = torch.autograd.grad(y, x, y.detach())[0]
+        epsilon = 1e-3 if method == "e-rule" else 1e-6
+        assert_same(ours, pytorch_lrp(layers, x.detach(), 2, method, p, beta, epsilon))
+
+
+def test_the_table_on_torchlrp() -> None:
+    """TorchLRP's calls, as its README has them."""
+    model = lrp.Sequential(
+        lrp.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2, 2), nn.Flatten(), lrp.Linear(1568, 10)
+    )
+    x = torch.rand(2, 1, 14, 14, requires_grad=True)
+    y_hat = model.forward(x, explain=True, rule="alpha2beta1")
+    y_hat = y_hat[torch.arange(2), y_hat.max(1)[1]]
+    y_hat.sum().backward()
+    assert x.grad.shape == x.shape

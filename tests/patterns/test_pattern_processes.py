@@ -20,9 +20,9 @@ import lrp
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
-model, batches, bad = torch.load(sys.argv[1], weights_only=False)
+model, several, bad = torch.load(sys.argv[1], weights_only=False)
 fits = lrp.patterns.fit_patternnet, lrp.patterns.fit_patternnet_positive
-patterns = [fit(model, batches[rank::2], device="cpu") for fit in fits]
+patterns = [fit(model, batches[rank::2], device="cpu") for batches in several for fit in fits]
 try:
     error = lrp.patterns.fit_patternnet(model, bad[rank::2])
 except Exception as raised:
@@ -58,9 +58,12 @@ def batches(*sizes: int) -> list[Tensor]:
 def test_they_fit_to_all_their_data_and_fail_together(tmp_path: Path) -> None:
     """In one test: two launchers at the same time may choose the same port."""
     model, data, bad = network(), batches(3, 1, 5, 2, 4), batches(3, 1, 5, 2)
+    of_one_process = batches(0, 8, 0, 7)
     bad[3][0, 0, 0, 0] = torch.nan
-    expected = [lrp.patterns.fit_patternnet(model, data), lrp.patterns.fit_patternnet_positive(model, data)]
-    (patterns, waited), (others, raised) = two_processes(tmp_path, model, data, bad)
+    fitted = [lrp.patterns.fit_patternnet(model, data), lrp.patterns.fit_patternnet_positive(model, data)]
+    expected = fitted * 3
+    several = [data, of_one_process, of_one_process[::-1]]
+    (patterns, waited), (others, raised) = two_processes(tmp_path, model, several, bad)
     for actual in (patterns, others):
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
     assert "process 1" in waited

@@ -381,3 +381,97 @@ def test_quality_is_that_of_the_reference() -> None:
         (expected,) = patterns_reference.rho(model[0], pattern, x[::2], x[1::2])
         assert list(quality) == ["0"]
         assert float(quality["0"]) == pytest.approx(min(expected, 1), abs=1e-6)
+
+
+class Gathered(nn.Module):
+    """A convolution that meets only some of the samples, between two layers that meet them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.some, self.first = nn.Linear(4, 2), nn.Conv1d(1, 2, 2), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).relu()
+        return self.last(hidden) + self.some(x[:, None][x[:, 0] > 0]).sum()
+
+
+@every_kind
+@pytest.mark.parametrize("sizes", [(0, 20), (0, 0, 20), (20, 0), (7, 0, 13), (0, 1, 19)])
+def test_batches_without_samples_change_nothing(kind: str, sizes: tuple[int, ...]) -> None:
+    model = networks.randomize(Gathered())
+    x = torch.randn(20, 3, dtype=torch.float64) + 3
+    x[:7, 0] *= -1  # the first samples do not reach the convolution
+    expected = lrp.patterns.PatternStatistics(model).update(x)
+    statistics = lrp.patterns.PatternStatistics(model)
+    for batch in x.split(sizes):
+        statistics.update(batch)
+    assert statistics.names == expected.names == ["first", "last", "some"]
+    torch.testing.assert_close(statistics.patterns(kind), expected.patterns(kind), rtol=1e-9, atol=1e-12)
+    merged = lrp.patterns.PatternStatistics(model).update(x[:0])
+    merged.merge(lrp.patterns.PatternStatistics(model).update(x[:7])).merge(statistics)
+    twice = lrp.patterns.PatternStatistics(model).update(x[:7]).update(x)
+    torch.testing.assert_close(merged.patterns(kind), twice.patterns(kind), rtol=1e-9, atol=1e-12)
+
+
+def test_layers_without_samples(tmp_path: Path) -> None:
+    model, x = networks.randomize(Gathered()), torch.randn(9, 3, dtype=torch.float64)
+    x[:, 0] = -1
+    statistics = lrp.patterns.PatternStatistics(model).update(x)
+    assert statistics.patterns("positive")[2].count_nonzero() == 0
+    statistics.save(tmp_path / "statistics")
+    loaded = lrp.patterns.PatternStatistics.load(tmp_path / "statistics", model)
+    for each in (statistics, loaded):
+        each.update(-x)
+    torch.testing.assert_close(loaded.patterns(), statistics.patterns())
+    assert statistics.patterns()[2].count_nonzero() > 0
+    with pytest.raises(ValueError, match="there are no statistics"):
+        lrp.patterns.fit_patternnet(model, [x[:0]])
+
+
+def test_quality_of_batches_without_samples() -> None:
+    model, x = (
+        networks.randomize(nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(8, 2))),
+        torch.rand(40, 1, 3, 3),
+    )
+    patterns = lrp.patterns.fit_patternnet(model, [x.double()])
+    expected = lrp.patterns.quality(model, [x.double()], patterns)
+    assert lrp.patterns.quality(model, [x[:0].double(), x.double()], patterns) == pytest.approx(expected)
+
+
+DAMAGES = {
+    "cut off": lambda raw: raw[: len(raw) // 2],
+    "empty": lambda raw: b"",
+    "text": lambda raw: b"these are no patterns but a text",
+    "a header alone": lambda raw: raw[:9],
+    "header overwritten": lambda raw: raw[:20] + bytes(len(raw) - 20),
+    "a missing name": lambda raw: raw.replace(rb"[\"0\"", rb"[\"9\""),
+    "no list of names": lambda raw: raw.replace(rb"[\"0\", \"2\"]", rb"3                 "[: len(rb"[\"0\", \"2\"]")]),
+    "an unknown layer": lambda raw: raw.replace(rb"\"type\": \"Linear\"", rb"\"type\": \"Lineal\""),
+    "other words": lambda raw: raw.replace(rb"\"names\"", rb"\"games\"").replace(rb"\"maps\"", rb"\"caps\""),
+    "bad JSON": lambda raw: raw.replace(rb"{\"", rb"[\"", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_named(damage: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    path = tmp_path / "patterns.safetensors"
+    statistics = lrp.patterns.PatternStatistics(model, ["linear"]).update(torch.randn(9, 3))
+    damaged: list[bool] = []
+    for write, read in (
+        (lambda: lrp.patterns.save(path, statistics.patterns()), lambda: lrp.patterns.load(path, model)),
+        (lambda: statistics.save(path), lambda: lrp.patterns.PatternStatistics.load(path, model)),
+    ):
+        write()
+        read()
+        raw = path.read_bytes()
+        changed = DAMAGES[damage](raw)
+        damaged.append(changed != raw)
+        if damaged[-1]:
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match=r"patterns\.safetensors: "):
+                read()
+    assert any(damaged)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"patterns\.safetensors"):
+        lrp.patterns.load(path)

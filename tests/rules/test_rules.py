@@ -1,7 +1,7 @@
 """Every rule on every linear map, over drawn geometries, equals its dense formula (tests/oracles/reference.py)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import lrp
 from lrp import rules
+from lrp.engine import propagation
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 
@@ -257,3 +258,85 @@ def test_weights_that_are_no_round_numbers(key: str, signed: bool, make: Callabl
     bias = "ignore" if key == "alphabeta" else "absorb"
     expected = reference.relevance(layer, formula, x if signed else x.relu(), R, bias=bias, **options)
     assert_same(R_in, expected)
+
+
+class OfTheBatch:
+    """Looks at the whole batch, and at the output."""
+
+    def redistribute(self, f, x, w, b, z, R):  # type: ignore[no-untyped-def]
+        return torch.full_like(x, len(x)) * z.sum() / R.shape[-1]
+
+
+@pytest.mark.parametrize(
+    "parent", [type(rule) for rule in rules.KEYS.values()] + [rules.ZBox, rules.Pass, rules.Proportional]
+)
+def test_a_way_to_share_of_ones_own_inherits_no_promise(parent: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = type("Own", (parent,), dict(vars(OfTheBatch)))
+    rule = own(
+        **{
+            f.name: {"alpha": 1, "low": -1.0, "high": 1.0}.get(f.name, 0)
+            for f in fields(parent)
+            if f.default is MISSING
+        }
+    )
+    if isinstance(rule, rules.PatternNet):
+        rule = rule.with_pattern(torch.ones(2, 3))
+    monkeypatch.setattr(propagation, "LARGE", 0)
+    monkeypatch.setattr(propagation, "PART", 1)
+    x, w = torch.rand(7, 3, requires_grad=True), torch.rand(2, 3)
+    z = lrp.functional.linear(x, w, rule=rule)
+    z.sum().backward()
+    assert torch.allclose(x.grad, torch.full_like(x, 7) * z.detach().sum() / 2)
+    assert not rule.is_divisible(x)
+    kept = type("Kept", (parent,), {})  # one that shares as its parent does keeps its promises
+    assert kept.is_divisible is parent.is_divisible
+    assert kept.needs_output is parent.needs_output
+
+
+@pytest.mark.parametrize("method", ["share", "pull", "total"])
+def test_parts_of_a_way_to_share_count_as_well(method: str) -> None:
+    own = type("Own", (rules.Epsilon,), {method: getattr(rules.Epsilon, method)})
+    assert not own().is_divisible(torch.rand(2, 3))
+    said = type(
+        "Said", (rules.Epsilon,), {method: getattr(rules.Epsilon, method), "is_divisible": lambda self, x: True}
+    )
+    assert said().is_divisible(torch.rand(2, 3))
+
+
+@pytest.mark.parametrize("rule", [*rules.KEYS.values(), rules.ZBox(0.0, 1.0)], ids=repr)
+def test_the_rules_themselves_are_divisible(rule: rules.Rule) -> None:
+    assert rule.is_divisible(torch.rand(2, 3))
+
+
+CONSERVING = [
+    rules.Epsilon(0, bias="ignore"), rules.Epsilon(0, 2, bias="ignore"), rules.Gamma(0.3, epsilon=0, bias="ignore"),
+    rules.Gamma(0.3, generalized=True, epsilon=0, bias="ignore"), rules.WSquare(epsilon=0, bias="ignore"),
+    rules.Flat(epsilon=0, bias="ignore"), rules.ZBox(-9.0, 9.0, epsilon=0, bias="ignore"),
+    rules.AlphaBeta(2, 1, conserve=True, epsilon=0), rules.AlphaBeta(1, 0, conserve=True, epsilon=0),
+]  # fmt: skip
+
+
+@given(seeds, st.sampled_from(CONSERVING), st.booleans())
+def test_layers_without_a_bias_conserve(seed: int, rule: rules.Rule, signed: bool) -> None:
+    torch.manual_seed(seed)
+    x, w, b = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 5), (4, 5), (4,)))
+    w[0], x = w[0].abs(), x if signed else x.abs()  # a neuron with contributions of one sign
+    w[1] = -w[1].abs()
+    x.requires_grad_()
+    z = lrp.functional.linear(x, w, b, rule=rule)
+    R = torch.randn_like(z)
+    (relevance,) = torch.autograd.grad(z, x, R)
+    assert torch.allclose(relevance.sum(1), R.sum(1), rtol=1e-9, atol=1e-9 * float(relevance.abs().sum()))
+
+
+def test_z_plus_and_alpha_beta_do_not_where_contributions_have_one_sign() -> None:
+    for rule, positive, negative in (
+        (rules.ZPlus(), 1, 0),
+        (rules.AlphaBeta(2, 1), 2, -1),
+        (rules.AlphaBeta(1, 0), 1, 0),
+    ):
+        rule = replace(rule, bias="ignore", epsilon=0)
+        for w, total in ((torch.ones(1, 2), positive), (-torch.ones(1, 2), negative)):
+            x = torch.ones(1, 2, requires_grad=True)
+            lrp.functional.linear(x, w, torch.ones(1), rule=rule).backward()
+            assert x.grad.sum().item() == pytest.approx(total)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
+_SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 _AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"}
 
 
@@ -41,6 +43,18 @@ def tensors_in(structure: Any) -> Iterator[Tensor]:
     elif isinstance(structure, (tuple, list)):
         for value in structure:
             yield from tensors_in(value)
+
+
+def strangeness(structure: Any) -> str | None:
+    """What there is that no rule is made for, in words: complex numbers, sparse tensors; None if nothing."""
+    if isinstance(structure, Tensor):
+        sparse = "sparse tensors, which .to_dense() makes dense" if structure.layout in _SPARSE else None
+        return "complex numbers" if structure.is_complex() else sparse
+    if isinstance(structure, (tuple, list)):
+        return next(filter(None, map(strangeness, structure)), None)
+    if isinstance(structure, Mapping):
+        return strangeness([*structure.values()]) if structure else None
+    return "complex numbers" if isinstance(structure, complex) else None
 
 
 def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:

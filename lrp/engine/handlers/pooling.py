@@ -70,6 +70,21 @@ def maximum(streams: Streams, call: LiveCall) -> Any:
     return _relay(streams, call, x, averaged, rule, streams.evaluate(call), total=total, nonnegative=nonnegative)
 
 
+def maximum_over(streams: Streams, call: LiveCall) -> Any:
+    """``torch.max``: of two tensors, whose winner is a value of one of them, or over dimensions, as ``amax``."""
+    x, over = _over(*call.args, **call.kwargs)
+    if over is None:
+        return winner_takes_all(streams, call)
+    _, rule = streams.rule("max_pool", call, x)
+    if isinstance(rule, Gradient):
+        return winner_takes_all(streams, call)
+    z = streams.evaluate(call)
+    averaged, values = _mean(**over), z if isinstance(z, Tensor) else z.values
+    nonnegative, total = call.facts_of(x).nonnegative, averaged(streams.value(x))
+    y = _relay(streams, call, x, averaged, rule, values, total=total, nonnegative=nonnegative)
+    return y if isinstance(z, Tensor) else torch.return_types.max((y, z.indices))
+
+
 def winner_takes_all(streams: Streams, call: LiveCall) -> Any:
     """The gradient of a maximum goes to the winner, and so does its relevance."""
     values = [t for t in tensors_in((call.args, call.kwargs)) if t.is_floating_point()]
@@ -95,6 +110,12 @@ def _mean(dim: Any = (), keepdim: bool = False) -> Callable[[Tensor], Tensor]:
     return partial(torch.mean, dim=dim, keepdim=keepdim)
 
 
+def _over(input: Tensor, dim: Any = (), keepdim: bool = False, other: Any = None) -> tuple[Tensor, Any]:
+    """The input of ``torch.max``, and what it is over; None for the larger one of two tensors."""
+    is_pair = isinstance(dim, Tensor) or other is not None
+    return input, None if is_pair else {"dim": dim, "keepdim": keepdim}
+
+
 def _no_average(*_: Any, **__: Any) -> None:
     return None
 
@@ -115,7 +136,7 @@ _MAXIMA = [
     for d in _DIMENSIONS
     for ending in ("", "_with_indices")
 ]
-_WINNERS = "max maximum amin min minimum fmax fmin topk sort msort kthvalue median".split()
+_WINNERS = "maximum amin min minimum fmax fmin topk sort msort kthvalue median".split()
 
 _AVERAGES_OF: dict[str, Callable[..., Callable[[Tensor], Tensor] | None]] = {
     "amax": _mean,
@@ -131,5 +152,6 @@ TABLE: dict[Callable[..., Any], Handler] = {
     **dict.fromkeys(named(*_AVERAGES), average),
     **dict.fromkeys((*named("mean", "sum"), F.fold), partial(fixed, keeps_sign=True)),
     **dict.fromkeys(named(*_MAXIMA, "amax"), maximum),
+    **dict.fromkeys(named("max"), maximum_over),
     **dict.fromkeys(named(*_WINNERS), winner_takes_all),
 }

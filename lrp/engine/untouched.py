@@ -1,0 +1,78 @@
+"""Leave a model as it was, although a forward in training mode changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Untouched(AbstractContextManager["Untouched"]):
+    """While active, a forward may draw random numbers and update buffers; then both are what they were before.
+
+    Args:
+        module: the model, if there is one.
+        inputs: the explained inputs.
+
+    Attributes:
+        hint: afterwards, what to say to the user if the mode has changed what was computed; None if it has not.
+    """
+
+    def __init__(self, module: nn.Module | None, inputs: Sequence[Tensor]) -> None:
+        self.hint: str | None = None
+        self._module = module
+        self._training = [m for m in ([] if module is None else module.modules()) if m.training]
+        self._devices = {t.device.index for t in inputs if t.device.type == "cuda"} if self._training else set()
+
+    def __enter__(self) -> Untouched:
+        if self._training:
+            self._buffers = [
+                (m._buffers, name, b, b.clone())
+                for m in self._training for name, b in m._buffers.items() if b is not None
+            ]  # fmt: skip
+            self._fork = torch.random.fork_rng(devices=self._devices)
+            self._fork.__enter__()
+            self._states = self._random_states()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if not self._training:
+            return
+        if error == (None, None, None) and (self._has_drawn() or self._has_updated()):
+            self.hint = self._describe()
+        self._fork.__exit__(None, None, None)
+        for owner, name, buffer, before in self._buffers:
+            buffer.data.copy_(before)  # not seen by autograd: a backward that is still to come may need the buffer
+            owner[name] = buffer
+
+    def _random_states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]
+
+    def _has_drawn(self) -> bool:
+        """Whether the forward has drawn random numbers, as dropout does."""
+        return any(not torch.equal(a, b) for a, b in zip(self._random_states(), self._states, strict=True))
+
+    def _has_updated(self) -> bool:
+        """Whether it has updated statistics, as a batch norm does; a count of steps is none."""
+        rows = ((owner.get(name), before) for owner, name, _, before in self._buffers if before.is_floating_point())
+        return any(after is None or not (after.is_meta or torch.equal(after, before)) for after, before in rows)
+
+    def _describe(self) -> str:
+        names = [] if self._module is None else _in_training(self._module)
+        listed = ", ".join(repr(name) if name else f"this {type(self._module).__name__}" for name in names)
+        return (
+            f"in training mode is {listed}, which drew random numbers or normalised by the batch: "
+            "call .eval() before, to explain what the model predicts"
+        )
+
+
+def _in_training(module: nn.Module, name: str = "") -> Iterator[str]:
+    """The names of the modules in training mode that are in no other."""
+    if module.training:
+        yield name
+        return
+    for key, child in module.named_children():
+        yield from _in_training(child, f"{name}.{key}" if name else key)
