@@ -41,7 +41,7 @@ class Untouched(AbstractContextManager["Untouched"]):
     def __exit__(self, *error: Any) -> None:
         if not self._training:
             return
-        if error == (None, None, None) and (self._has_drawn() or self._has_updated()):
+        if error == (None, None, None) and self._is_trained() and (self._has_drawn() or self._has_updated()):
             self.hint = self._describe()
         self._fork.__exit__(None, None, None)
         for owner, name, buffer, before in self._buffers:
@@ -50,6 +50,10 @@ class Untouched(AbstractContextManager["Untouched"]):
 
     def _random_states(self) -> list[Tensor]:
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]
+
+    def _is_trained(self) -> bool:
+        """Whether there is something to train; a dropout by itself, in training mode, is what somebody wants to see."""
+        return self._module is not None and next(self._module.parameters(), None) is not None
 
     def _has_drawn(self) -> bool:
         """Whether the forward has drawn random numbers, as dropout does."""
