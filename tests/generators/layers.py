@@ -40,6 +40,7 @@ def affine(b: Builder) -> None:
     """A batch norm in eval mode, or some other constant scale and shift of each channel."""
     x = b.pick(lambda value: value.kind != "gate" and (b.exact or value.sure))
     context = x.kind if x.kind in ("data", "layer") else "alone"
+    through = "through identity" if context == "layer" and b.meaning_of(x)[0] == "same" else context
     part = b.choose(["both", "scale", "shift"])
     dims = len(x.shape) + 1
     norm = b.module("norm", f"nn.BatchNorm{max(1, dims - 2)}d({x.shape[0]})")
@@ -48,7 +49,7 @@ def affine(b: Builder) -> None:
         if part != "both":
             return
         spellings = {name: spellings[name] for name in ("module", "F.batch_norm")}
-    lines, overwrites = b.spell(f"affine-{part}", spellings, context)
+    lines, overwrites = b.spell(f"affine-{part}", spellings, through)
     if overwrites:
         b.overwrite(x)
     memory = x.memory if overwrites else None

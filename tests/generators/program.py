@@ -215,6 +215,9 @@ class Builder:
             raise Skip
         return fitting[self.integer(0, len(fitting) - 1)]
 
+    def meaning_of(self, value: Value) -> Meaning:
+        return next(step.meaning for step in self.steps if step.name == value.name)
+
     def overwrite(self, value: Value) -> None:
         """The memory of a value is written into: no other value that lives there can be used any more."""
         assert value.writable

@@ -33,7 +33,7 @@ class Case:
         rule: stabilisers are 0, so that a sum of three is the same in one step and in two.
         conv, linear, first: the formula of each kind of layer; ``first`` that of layers that the data meets.
         absorbs: whether a constant term takes its share, or none.
-        has_factor: whether an input that is zero gets no relevance.
+        has_factor: whether an input that is zero gets no relevance; without it, pools share by their weights alone.
     """
 
     rule: lrp.Rule
@@ -227,7 +227,7 @@ def _detached(module: nn.Module) -> dict[str, Tensor]:
 
 def _with_value(t: Tensor, z: Tensor) -> Tensor:
     """``z``, which hands relevance on to ``t`` unchanged: gradient * input is the same for both."""
-    return _Node.apply(lambda R: [R * z.detach() / t.detach()], z, t)
+    return _Node.apply(lambda R: [R * reference.divide(z.detach(), t.detach())], z, t)
 
 
 class Relevance(Reading):
@@ -296,9 +296,9 @@ class Relevance(Reading):
 
         def backward(R: Tensor) -> list[Tensor]:
             with torch.enable_grad():
-                leaf = t.clone().requires_grad_()
+                leaf = (t if self.case.has_factor else torch.ones_like(t)).clone().requires_grad_()
                 z = self.eval(expression, **{x: leaf})
-                return [t * torch.autograd.grad(z, leaf, reference.divide(R, z.detach()))[0]]
+                return [leaf.detach() * torch.autograd.grad(z, leaf, reference.divide(R, z.detach()))[0]]
 
         return self.node(self.eval(expression), [x], backward)
 

@@ -13,6 +13,8 @@ def total(b: Builder) -> None:
     signs = [1.0, *(b.choose([1.0, -1.0, 2.0, 0.5]) if b.flag() else 1.0 for _ in terms[1:])]
     names = [t.name for t in terms]
     spellings = _plain(names, first) if set(signs) == {1.0} else _weighted(names, signs)
+    if not b.has_factor:  # one function of all the terms is a pool there, which has a rule of its own
+        spellings = {name: spellings[name] for name in spellings.keys() & {"+", "torch.add", "* +", "alpha", "sub", "-"}}
     if writable:
         spellings |= _in_place(names, signs)
     lines, overwrites = b.spell("sum" if set(signs) == {1.0} else "weighted sum", spellings)
