@@ -36,8 +36,21 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "mixed": gates.mixed,
     "product": gates.product,
 }
-OFTEN = ("layer", "relu", "affine", "identity", "layer", "relu", "total", "gated", "of_a_gate", "mixed")
-MOST_STEPS = 9
+ANY = "any"
+PHRASES = (
+    (ANY,),
+    ("layer", "relu", ANY),
+    ("layer", "relu", ANY, "layer"),
+    ("relu", ANY, "layer"),
+    ("layer", ANY, "affine"),
+    ("layer", "affine", "relu"),
+    ("layer", "gate", ANY, "gated"),
+    ("layer", "gate", "of_a_gate", "gated"),
+    ("gate", "mixed"),
+    ("layer", "layer", "total", ANY),
+    ("relu", "move", ANY, "layer"),
+)
+MOST_PHRASES = 4
 
 
 @st.composite
@@ -53,13 +66,12 @@ def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
     shapes = [draw(_shapes()) for _ in range(draw(st.sampled_from([1, 1, 1, 2])))]
     for i, shape in enumerate(shapes):
         identities.source(b, Value(f"x{i}", shape, kind="data"))
-    names = [name for name in (*STEPS, *OFTEN) if b.allows(name)]
-    for _ in range(b.integer(1, MOST_STEPS)):
-        with suppress(Skip):
-            STEPS[b.choose(names)](b)
+    steps = [name for name in STEPS if b.allows(name)]
+    for _ in range(b.integer(1, MOST_PHRASES)):
+        for name in b.choose(PHRASES):
+            with suppress(Skip):
+                STEPS[b.choose(steps) if name is ANY else name](b)
     with suppress(Skip):
-        if b.flag():
-            layers.layer(b)
         if b.integer(0, 5) == 5:
             identities.hooked(b)
     return b.finish(shapes, draw(st.integers(0, 2**16)))

@@ -28,14 +28,16 @@ ANY: dict[str, Move] = {  # expression, shape after it, and whether that is a vi
     "pad": ("F.pad({x}, (1, 0))", lambda s: (*s[:-1], s[-1] + 1), "copy"),
     "pad with number": ("F.pad({x}, (0, 1), value=-1.0)", lambda s: (*s[:-1], s[-1] + 1), "copy"),
 }
-OF_TWO: dict[str, Move] = {
+PLACED: dict[str, Move] = {
     "transpose": ("{x}.transpose(1, 2)", lambda s: (s[1], s[0], *s[2:]), "view"),
     "movedim": ("{x}.movedim(1, -1)", lambda s: (*s[1:], s[0]), "view"),
     "expand": ("{x}[:, :1].expand(-1, 3, {ones})", lambda s: (3, *s[1:]), "frozen"),
     "flatten 2": ("{x}.flatten(2)", lambda s: (s[0], prod(s[1:])), "view"),
+}
+SEQUENCE: dict[str, Move] = {
     "reflect": ("F.pad({x}, (1, 1), mode='reflect')", lambda s: (*s[:-1], s[-1] + 2), "copy"),
 }
-OF_THREE: dict[str, Move] = {
+IMAGE: dict[str, Move] = {
     "pixel_shuffle": ("F.pixel_shuffle({x}.repeat_interleave(4, 1), 2)", lambda s: (s[0], 2 * s[1], 2 * s[2]), "copy"),
     "nearest": ("F.interpolate({x}, scale_factor=2)", lambda s: (s[0], 2 * s[1], 2 * s[2]), "copy"),
     "permute": ("{x}.permute(0, 2, 1, 3)", lambda s: (s[1], s[0], s[2]), "view"),
@@ -47,7 +49,7 @@ LARGEST = 80
 def move(b: Builder) -> None:
     """A move of one tensor."""
     x = b.pick(lambda value: min(value.shape) > 1)
-    moves = ANY | (OF_TWO if len(x.shape) == 2 or len(x.shape) == 3 else {}) | (OF_THREE if len(x.shape) == 3 else {})
+    moves = {1: ANY, 2: ANY | PLACED | SEQUENCE, 3: ANY | PLACED | IMAGE}[len(x.shape)]
     if x.is_data:
         moves = {name: moves[name] for name in WHOLE_ON_DATA}
     fitting = {name: m for name, m in moves.items() if prod(m[1](x.shape)) <= LARGEST}
@@ -109,7 +111,7 @@ def token(b: Builder) -> None:
         return
     shape = (x.shape[0] + 1, *x.shape[1:])
     sizes = ", ".join(map(str, shape[1:]))
-    tok = "self." + b.module("tok", f"nn.Parameter(torch.zeros(1, 1, {sizes}))")
+    tok = "self." + b.module("tok", f"nn.Parameter(torch.randn(1, 1, {sizes}))")
     name, ones = x.name, ", ".join("-1" for _ in shape)
     repeats = f"n, {shape[0]}, {', '.join('1' for _ in shape[1:])}"
     meaning = f"torch.cat([{tok}.expand(n, {ones}), {name}], 1)"

@@ -127,7 +127,11 @@ class Program:
         """The network, with weights from the seed."""
         scope: dict[str, Any] = {}
         exec(compile(PREAMBLE + self.source, "<drawn program>", "exec"), scope)
-        return randomize(scope["Program"](), self.seed)
+        torch.manual_seed(self.seed)
+        model: nn.Module = scope["Program"]().double().eval()
+        for i, layer in enumerate(model.children()):
+            randomize(layer, self.seed + i)
+        return model
 
     def inputs(self, n: int = 2) -> list[Tensor]:
         """Random inputs that require grad."""
@@ -213,7 +217,7 @@ class Builder:
         fitting = [value for value in reversed(self.values) if fits(value)]
         if not fitting:
             raise Skip
-        return fitting[self.integer(0, len(fitting) - 1)]
+        return fitting[self.integer(0, len(fitting) - 1) if self.flag() else 0]
 
     def meaning_of(self, value: Value) -> Meaning:
         return next(step.meaning for step in self.steps if step.name == value.name)
