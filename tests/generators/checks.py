@@ -1,0 +1,98 @@
+"""What must hold of an explained program: the values, the map, and who gets relevance."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import lrp
+
+from .program import Program
+from .readings import CASES, Relevance
+
+TOLERANCE = 1e-10  # relative to the largest relevance
+STABLE = 1e-12  # what rounding may change of the reference, for a program to be judged
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found: a failure with its error, or none."""
+
+    kind: str
+    error: float = 0.0
+    detail: str = ""
+
+    def __bool__(self) -> bool:
+        return self.kind in ("right", "unstable")
+
+
+RIGHT = Verdict("right")
+
+
+def judge(program: Program, case_name: str) -> Verdict:
+    """Explain a program, and compare with its meaning."""
+    case = CASES[case_name]
+    model, inputs = program.build(), program.inputs()
+    plain = model.requires_grad_(False)(*inputs).detach()  # torch multiplies by other paths where weights want grad
+    model.requires_grad_(True)
+    expected = reference(program, model, inputs, case)
+    if expected is None:
+        return Verdict("unstable")
+    reading = Relevance(program, model, inputs, case).output
+    assert torch.allclose(reading, plain, rtol=1e-9, atol=1e-9), f"the meaning is not what the lines say:\n{program}"
+    try:
+        actual = explained(model, inputs, case.rule, plain)
+    except (Exception, lrp.RelevanceWarning) as error:  # noqa: BLE001
+        return Verdict("refused", 1.0, f"{type(error).__name__}: {str(error)[:300]}")
+    if isinstance(actual, str):
+        return Verdict(actual, 1.0)
+    error = distance(actual, expected)
+    if not error < TOLERANCE:
+        return Verdict("wrong map", error)
+    alone = explained(model, [x[:1].detach().requires_grad_() for x in inputs], case.rule)
+    error = distance([t[:1] for t in actual], alone, largest(expected)) if not isinstance(alone, str) else 1.0
+    return RIGHT if error < TOLERANCE else Verdict("one sample alone", error)
+
+
+def explained(
+    model: nn.Module, inputs: list[Tensor], rule: lrp.Rule, plain: Tensor | None = None
+) -> list[Tensor] | str:
+    """The map of each input, of a relevance that starts at the output; or what is wrong with it."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = lrp.convert(model)(*inputs, explain=True, rule=rule, strict=True)
+        if plain is not None and not torch.equal(y, plain):
+            return "other values"
+        y.backward(y.detach().clone())
+    if any(parameter.grad is not None for parameter in model.parameters()):
+        return "a parameter got relevance"
+    return [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs]
+
+
+def reference(program: Program, model: nn.Module, inputs: list[Tensor], case) -> list[Tensor] | None:  # type: ignore[no-untyped-def]
+    """The map by the formulas; None where rounding changes it, or where there is none."""
+    maps = []
+    for noise in (0.0, 1e-15):
+        moved = [(x * (1 + noise * torch.cos(100 * x))).detach().requires_grad_() for x in inputs]
+        y = Relevance(program, model, moved, case).output
+        if not y.requires_grad or not bool(y.isfinite().all()):
+            return None
+        found = torch.autograd.grad(y, moved, y.detach(), allow_unused=True)
+        maps.append([torch.zeros_like(x) if t is None else t for x, t in zip(moved, found, strict=True)])
+    return maps[0] if largest(maps[0]) > 1e-9 and distance(maps[1], maps[0]) < STABLE else None
+
+
+def distance(actual: list[Tensor], expected: list[Tensor], scale: float | None = None) -> float:
+    """The largest difference, relative to ``scale``: by default, to the largest value."""
+    scale = largest(expected) if scale is None else scale
+    return largest([a - e for a, e in zip(actual, expected, strict=True)]) / scale
+
+
+def largest(maps: list[Tensor]) -> float:
+    return max(t.abs().max().item() for t in maps)

@@ -1,0 +1,83 @@
+"""Drawing programs with hypothesis: the steps in any order, then what cannot be judged is thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from hypothesis import strategies as st
+
+from . import elementwise, gates, identities, layers, moves, sums
+from .program import Builder, Program, Skip, Value
+from .readings import CASES
+
+STEPS: dict[str, Callable[[Builder], None]] = {
+    "layer": layers.layer,
+    "relu": elementwise.relu,
+    "affine": layers.affine,
+    "identity": identities.identity,
+    "total": sums.total,
+    "average": sums.average,
+    "winner": sums.winner,
+    "number": elementwise.number,
+    "constant": elementwise.constant,
+    "activation": elementwise.activation,
+    "fill": elementwise.fill,
+    "detached": elementwise.detached,
+    "hidden_write": elementwise.hidden_write,
+    "move": moves.move,
+    "joined": moves.joined,
+    "padded_batch": moves.padded_batch,
+    "token": moves.token,
+    "slice_written": moves.slice_written,
+    "gate": gates.gate,
+    "of_a_gate": gates.of_a_gate,
+    "gated": gates.gated,
+    "mixed": gates.mixed,
+    "product": gates.product,
+}
+ANY = "any"
+PHRASES = (
+    (ANY,),
+    ("layer", "relu", ANY),
+    ("layer", "relu", ANY, "layer"),
+    ("relu", ANY, "layer"),
+    ("layer", ANY, "affine"),
+    ("layer", "affine", "relu"),
+    ("layer", "gate", ANY, "gated"),
+    ("layer", "gate", "of_a_gate", "gated"),
+    ("gate", "mixed"),
+    ("layer", "layer", "total", ANY),
+    ("relu", "move", ANY, "layer"),
+)
+MOST_PHRASES = 4
+
+
+@st.composite
+def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
+    """A program, for a rule of :data:`CASES`, without what the patterns ``off`` match.
+
+    Args:
+        case: the key of the rule.
+        off: patterns of steps and of labels, as ``program.labels`` shows them.
+    """
+    rule = CASES[case]
+    b = Builder(draw, rule.exact, rule.has_factor, rule.absorbs, tuple(off))
+    shapes = [draw(_shapes()) for _ in range(draw(st.sampled_from([1, 1, 1, 2])))]
+    for i, shape in enumerate(shapes):
+        identities.source(b, Value(f"x{i}", shape, kind="data"))
+    steps = [name for name in STEPS if b.allows(name)]
+    for _ in range(b.integer(1, MOST_PHRASES)):
+        for name in b.choose(PHRASES):
+            with suppress(Skip):
+                STEPS[b.choose(steps) if name is ANY else name](b)
+    with suppress(Skip):
+        if b.integer(0, 5) == 5:
+            identities.hooked(b)
+    return b.finish(shapes, draw(st.integers(0, 2**16)))
+
+
+@st.composite
+def _shapes(draw: Callable) -> tuple[int, ...]:
+    sizes = [draw(st.integers(2, 4)) for _ in range(draw(st.integers(1, 3)))]
+    return tuple(size + 1 if i else size for i, size in enumerate(sizes))

@@ -1,0 +1,66 @@
+"""Functions that give back what they get: a map must not see them."""
+
+from __future__ import annotations
+
+from .program import Builder, Value
+
+IDENTITIES = {  # expression, and whether its memory is new
+    "clone": ("{x}.clone()", True),
+    "contiguous": ("{x}.contiguous()", False),
+    "F.dropout": ("F.dropout({x}, 0.5, training=False)", False),
+    "nn.Dropout": ("nn.Dropout().eval()({x})", False),
+    "view": ("{x}.view({x}.shape)", False),
+    "view_as": ("{x}.view_as({x})", False),
+    "reshape": ("{x}.reshape({x}.shape)", False),
+    "to": ("{x}.to({x}.dtype)", False),
+    "to copy": ("{x}.to({x}.dtype, copy=True)", True),
+    "double": ("{x}.double()", False),
+    "type_as": ("{x}.type_as({x})", False),
+    "nn.Identity": ("nn.Identity()({x})", False),
+    "[...]": ("{x}[...]", False),
+    "[:]": ("{x}[:]", False),
+    "expand_as": ("{x}.expand_as({x})", False),
+    "nn.Sequential()": ("nn.Sequential()({x})", False),
+    "pad by nothing": ("F.pad({x}, (0, 0))", True),
+    "feature_dropout": ("torch.feature_dropout({x}, 0.5, False)", False),
+    "alpha_dropout": ("F.alpha_dropout({x}, 0.5)", False),
+    "cpu": ("{x}.cpu()", False),
+    "cat": ("torch.cat([{x}])", True),
+    "where": ("torch.where(torch.tensor(True), {x}, {x})", True),
+    "buffer": ("torch.empty_like({x}).copy_({x})", True),
+}
+ROUND_TRIPS = {
+    "unsqueeze.squeeze": ("{x}.unsqueeze(0).squeeze(0)", False),
+    "permute twice": ("{x}.transpose(0, 1).transpose(0, 1)", False),
+    "flip twice": ("{x}.flip(0).flip(0)", True),
+    "stack[0]": ("torch.stack([{x}])[0]", True),
+    "flatten.view": ("{x}.flatten().view({x}.shape)", False),
+}
+
+
+def identity(b: Builder) -> None:
+    """The last value again, by a function that changes nothing of it."""
+    x = b.values[-1]
+    identities = IDENTITIES | (ROUND_TRIPS if b.exact or x.kind != "layer" else {})
+    line, fresh = b.spell("identity", identities, x.kind)
+    text = "{out} = " + line.format(x=x.name)
+    b.note(x.shape, text, ("same", x.name), kind=x.kind, memory=b.memory() if fresh else x.memory, sure=x.sure)
+
+
+def hooked(b: Builder) -> None:
+    """Hooks of the model's layers that return what they get."""
+    hooks = {
+        "the output": "lambda m, a, y: y",
+        "clone": "lambda m, a, y: y.clone()",
+        "view": "lambda m, a, y: y.view_as(y)",
+    }
+    hook = b.spell("hook", hooks)
+    b.setup.append(f"for m in self.children(): m.register_forward_hook({hook})")
+
+
+def source(b: Builder, x: Value) -> None:
+    """An explained input as the program first has it: itself, or a copy that it may overwrite."""
+    b.values.append(x)
+    if b.flag():
+        b.label("copy of the input")
+        b.note(x.shape, f"{{out}} = {x.name}.clone()", ("same", x.name), kind="data")

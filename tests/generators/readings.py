@@ -1,0 +1,354 @@
+"""What a program means for relevance: two readings of its steps that know nothing of the library.
+
+:class:`Relevance` takes each rule as the dense formula of :mod:`oracles.reference`, layer by layer, with batch norms
+merged by hand. :class:`GradientTimesInput` is torch's own gradient, with gates detached: what epsilon -> 0 gives where
+a program has but linear maps, relus, sums, maxima and moves.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from oracles import reference
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lrp
+from lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
+
+from .program import Program
+
+Formula = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule of the library, and the formulas that it stands for.
+
+    Attributes:
+        rule: stabilisers are 0, so that a sum of three is the same in one step and in two.
+        conv, linear, first: the formula of each kind of layer; ``first`` that of layers that the data meets.
+        absorbs: whether a constant term takes its share, or none.
+        has_factor: whether an input that is zero gets no relevance; without it, pools share by their weights alone.
+    """
+
+    rule: lrp.Rule
+    conv: Formula
+    linear: Formula
+    first: Formula | None = None
+    absorbs: bool = True
+    has_factor: bool = True
+    exact: bool = False
+
+    def layer(self, module: nn.Module, x: Tensor, R: Tensor, is_first: bool) -> Tensor:
+        formula = self.linear if isinstance(module, nn.Linear) else self.conv
+        return (self.first if is_first and self.first is not None else formula)(module, x, R)
+
+
+def formula(rule: reference.Rule, *boxes: float, **options: Any) -> Formula:
+    return lambda module, x, R: reference.relevance(module, rule, x, R, *boxes, **options)
+
+
+def generalized(W: Tensor, b: Tensor, x: Tensor, R: Tensor, gamma: float, *, epsilon: float, mask: Any = None) -> Tensor:
+    """The generalised gamma rule for every sample: what has the sign of the output is raised."""
+    C = W * x
+    positive = C.sum(1) + b >= 0
+    C = C + gamma * torch.where(positive[:, None], C.clamp(min=0), C.clamp(max=0))
+    b = b + gamma * torch.where(positive, b.clamp(min=0), b.clamp(max=0))
+    return reference.share(C, b, R, epsilon, "absorb", mask)
+
+
+def _uniform(rule: lrp.Rule, rule_formula: Formula, **settings: Any) -> Case:
+    return Case(rule, rule_formula, rule_formula, **settings)
+
+
+def _with_exact_sums(default: lrp.Rule) -> lrp.Composite:
+    return lrp.Composite({family: Epsilon(0.0) for family in ("sum", "pool", "norm")}, default=default)
+
+
+_EPSILON0 = formula(reference.epsilon, epsilon=0.0)
+_ZPLUS = formula(reference.zplus, epsilon=0.0)
+_FLAT = formula(reference.flat, epsilon=0.0)
+_ALPHABETA = formula(reference.alphabeta, alpha=2, beta=1, bias="absorb", epsilon=0.0)
+
+CASES: dict[str, Case] = {
+    "epsilon 0": _uniform(Epsilon(0.0), _EPSILON0, exact=True),
+    "zplus": _uniform(ZPlus(epsilon=0.0), _ZPLUS),
+    "epsilon": _uniform(_with_exact_sums(Epsilon(0.1)), formula(reference.epsilon, epsilon=0.1)),
+    "gamma": _uniform(Gamma(0.1, epsilon=0.0), formula(reference.gamma, gamma=0.1, epsilon=0.0)),
+    "gamma+epsilon": _uniform(
+        _with_exact_sums(Gamma(0.1, epsilon=0.1)), formula(reference.gamma, gamma=0.1, epsilon=0.1)
+    ),
+    "generalized": _uniform(
+        Gamma(0.25, generalized=True, epsilon=0.0), formula(generalized, gamma=0.25, epsilon=0.0)
+    ),
+    "alpha1beta0": _uniform(
+        AlphaBeta(1, 0, epsilon=0.0), formula(reference.alphabeta, alpha=1, beta=0, epsilon=0.0), absorbs=False
+    ),
+    "alpha2beta1": _uniform(
+        AlphaBeta(2, 1, epsilon=0.0), formula(reference.alphabeta, alpha=2, beta=1, epsilon=0.0), absorbs=False
+    ),
+    "alpha2beta1 absorb": _uniform(AlphaBeta(2, 1, epsilon=0.0, bias="absorb"), _ALPHABETA),
+    "ignore": _uniform(
+        Epsilon(0.0, bias="ignore"), formula(reference.epsilon, epsilon=0.0, bias="ignore"), absorbs=False
+    ),
+    "wsquare": _uniform(WSquare(epsilon=0.0), formula(reference.wsquare, epsilon=0.0), has_factor=False),
+    "flat": _uniform(Flat(epsilon=0.0), _FLAT, has_factor=False),
+    "epsilon_plus": Case(lrp.composites.EpsilonPlus(0.0, 0.0), _ZPLUS, _EPSILON0),
+    "epsilon_plus_flat": Case(lrp.composites.EpsilonPlusFlat(0.0, 0.0), _ZPLUS, _EPSILON0, _FLAT),
+    "epsilon_alpha2_beta1_flat": Case(
+        lrp.composites.EpsilonAlpha2Beta1Flat(0.0, 0.0), _ALPHABETA, _EPSILON0, _FLAT
+    ),
+    "epsilon_gamma_box": Case(
+        lrp.composites.EpsilonGammaBox(-6.0, 6.0, epsilon=0.0, stabilizer=0.0),
+        formula(generalized, gamma=0.25, epsilon=0.0), _EPSILON0, formula(reference.zbox, -6.0, 6.0, epsilon=0.0),
+    ),
+}  # fmt: skip
+
+
+class Reading:
+    """One run of a program's meanings."""
+
+    def __init__(self, program: Program, model: nn.Module, inputs: Sequence[Tensor]) -> None:
+        self.model = model
+        self.values: dict[str, Tensor] = {f"x{i}": x for i, x in enumerate(inputs)}
+        self.values["n"] = len(inputs[0])  # type: ignore[assignment]
+        self.data = {f"x{i}" for i in range(len(inputs))}
+        for step in program.steps:
+            kind, *arguments = step.meaning
+            self.step = step.name
+            self.values[step.name] = getattr(self, kind)(*arguments)
+        self.output = self.values[program.output]
+
+    def eval(self, expression: str, **values: Tensor) -> Any:
+        with torch.no_grad() if not values else torch.enable_grad():
+            return eval(expression, {"torch": torch, "F": F, "nn": nn, "self": self.model}, {**self.values, **values})
+
+    def live(self, expression: str) -> Tensor:
+        """The expression with torch's own gradient."""
+        result: Tensor = eval(
+            expression, {"torch": torch, "F": F, "nn": nn, "self": _Constants(self.model)}, self.values
+        )
+        return result
+
+    def stays_data(self, *names: str) -> None:
+        if all(name in self.data for name in names):
+            self.data.add(self.step)
+
+    def folded(self, norm: str, part: str, dims: int) -> tuple[Tensor, Tensor]:
+        m = getattr(self.model, norm)
+        scale = m.weight.detach() * (m.running_var + m.eps).rsqrt() if part != "shift" else torch.ones_like(m.weight)
+        shift = m.bias.detach() - m.running_mean * scale if part != "scale" else torch.zeros_like(m.bias)
+        return scale.detach(), shift.detach()
+
+    # meanings that are the same in both readings
+
+    def same(self, name: str) -> Tensor:
+        self.stays_data(name)
+        return self.values[name]
+
+    def moves(self, expression: str, *names: str) -> Tensor:
+        self.stays_data(*names)
+        return self.live(expression)
+
+    def weighs(self, expression: str) -> Tensor:
+        result: Tensor = self.eval(expression)
+        return result.detach()
+
+
+class _Constants:
+    """A model whose parameters are constants."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._model, name)
+        return value.detach() if isinstance(value, Tensor) else value
+
+
+class GradientTimesInput(Reading):
+    """Torch's gradient, with constants and gates detached. What is data for the first layer counts as the input."""
+
+    def layer(self, module: str, x: str) -> Tensor:
+        result: Tensor = torch.func.functional_call(
+            getattr(self.model, module), _detached(getattr(self.model, module)), (self.values[x],)
+        )
+        return result
+
+    def affine(self, norm: str, x: str, part: str) -> Tensor:
+        t = self.values[x]
+        scale, shift = (v.reshape(-1, *[1] * (t.dim() - 2)) for v in self.folded(norm, part, t.dim()))
+        if x in self.data:
+            self.stays_data(x)
+            return _with_value(t, t * scale + shift)
+        return t * scale + shift
+
+    def passes(self, expression: str, x: str) -> Tensor:
+        self.stays_data(x)
+        z = self.eval(expression).detach()
+        return _with_value(self.values[x], z)
+
+    def shift(self, expression: str, x: str) -> Tensor:
+        t, c = self.values[x], self.eval(expression).detach()
+        is_unit = x in self.data and "full_like" in expression
+        self.stays_data(x)
+        return _with_value(t, t + c) if is_unit else t + c
+
+    def fixed(self, expression: str, x: str) -> Tensor:
+        return self.live(expression)
+
+    def total(self, terms: Sequence[tuple[str, float]]) -> Tensor:
+        self.stays_data(*(name for name, _ in terms))
+        return sum(weight * self.values[name] for name, weight in terms)  # type: ignore[return-value]
+
+    def gated(self, x: str, g: str) -> Tensor:
+        return self.values[x] * self.values[g].detach()
+
+    def mixed(self, g: str, x: str, y: str) -> Tensor:
+        z = self.values[g].detach()
+        return (1 - z) * self.values[x] + z * self.values[y]
+
+    def half_each(self, x: str, y: str) -> Tensor:
+        a, b = self.values[x], self.values[y]
+        return (a * b.detach() + a.detach() * b) / 2
+
+    def softmax(self, x: str) -> Tensor:
+        return self.values[x].softmax(-1)
+
+
+def _detached(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
+def _with_value(t: Tensor, z: Tensor) -> Tensor:
+    """``z``, which hands relevance on to ``t`` unchanged: gradient * input is the same for both."""
+    return _Node.apply(lambda R: [R * reference.divide(z.detach(), t.detach())], z, t)
+
+
+class Relevance(Reading):
+    """The relevance of each step by its formula."""
+
+    def __init__(self, program: Program, model: nn.Module, inputs: Sequence[Tensor], case: Case) -> None:
+        self.case = case
+        self.layers: dict[str, tuple[nn.Module, str]] = {}  # the layer that gave a value, and what it was given
+        super().__init__(program, model, inputs)
+
+    def node(self, z: Tensor, names: Sequence[str], backward: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
+        result: Tensor = _Node.apply(backward, z.detach(), *(self.values[name] for name in names))
+        return result
+
+    def value(self, name: str) -> Tensor:
+        return self.values[name].detach()
+
+    def share(self, contribution: Tensor, z: Tensor, R: Tensor) -> Tensor:
+        return contribution * reference.divide(R, z)
+
+    def layer(self, module: str, x: str) -> Tensor:
+        return self._layer(getattr(self.model, module), x)
+
+    def _layer(self, m: nn.Module, x: str) -> Tensor:
+        self.layers[self.step] = m, x
+        t, first = self.value(x), x in self.data
+        return self.node(m(t), [x], lambda R: [self.case.layer(m, t, R, first)])
+
+    def affine(self, norm: str, x: str, part: str) -> Tensor:
+        t = self.value(x)
+        scale, shift = self.folded(norm, part, t.dim())
+        made = self._made_by_a_layer(x)
+        if made is not None and not (isinstance(made[0], nn.Linear) and t.dim() > 2):
+            return self._layer(merged(made[0], scale, shift), made[1])
+        scale, shift = (v.reshape(-1, *[1] * (t.dim() - 2)) for v in (scale, shift))
+        z = t * scale + shift
+        if x in self.data:
+            self.stays_data(x)
+            return self.node(z, [x], lambda R: [R])
+        if part == "scale" or (part == "shift" and not self.case.absorbs):
+            return self.node(z, [x], lambda R: [R])
+        total = z if self.case.absorbs else t * scale
+        return self.node(z, [x], lambda R: [self.share(t * scale, total, R)])
+
+    def _made_by_a_layer(self, x: str) -> tuple[nn.Module, str] | None:
+        return self.layers.get(x)
+
+    def same(self, name: str) -> Tensor:
+        if name in self.layers:
+            self.layers[self.step] = self.layers[name]
+        return super().same(name)
+
+    def passes(self, expression: str, x: str) -> Tensor:
+        self.stays_data(x)
+        return self.node(self.eval(expression), [x], lambda R: [R])
+
+    def shift(self, expression: str, x: str) -> Tensor:
+        t = self.value(x)
+        z = t + self.eval(expression).detach()
+        unchanged = not self.case.absorbs or (x in self.data and "full_like" in expression)
+        self.stays_data(x)
+        return self.node(z, [x], lambda R: [R if unchanged else self.share(t, z, R)])
+
+    def fixed(self, expression: str, x: str) -> Tensor:
+        t = self.value(x)
+
+        def backward(R: Tensor) -> list[Tensor]:
+            with torch.enable_grad():
+                leaf = (t if self.case.has_factor else torch.ones_like(t)).clone().requires_grad_()
+                z = self.eval(expression, **{x: leaf})
+                return [leaf.detach() * torch.autograd.grad(z, leaf, reference.divide(R, z.detach()))[0]]
+
+        return self.node(self.eval(expression), [x], backward)
+
+    def total(self, terms: Sequence[tuple[str, float]]) -> Tensor:
+        names = [name for name, _ in terms]
+        self.stays_data(*names)
+        weighted = [weight * self.value(name) for name, weight in terms]
+        z = sum(weighted)
+        return self.node(z, names, lambda R: [self.share(term, z, R) for term in weighted])  # type: ignore[arg-type]
+
+    def gated(self, x: str, g: str) -> Tensor:
+        return self.node(self.value(x) * self.value(g), [x], lambda R: [R])
+
+    def mixed(self, g: str, x: str, y: str) -> Tensor:
+        gate = self.value(g)
+        terms = [(1 - gate) * self.value(x), gate * self.value(y)]
+        z = sum(terms)
+        return self.node(z, [x, y], lambda R: [self.share(term, z, R) for term in terms])  # type: ignore[arg-type]
+
+    def half_each(self, x: str, y: str) -> Tensor:
+        return self.node(self.value(x) * self.value(y), [x, y], lambda R: [R / 2, R / 2])
+
+    def softmax(self, x: str) -> Tensor:
+        t = self.value(x)
+        z = t.softmax(-1)
+        return self.node(z, [x], lambda R: [t * (R - z * R.sum(-1, keepdim=True))])
+
+
+class _Node(torch.autograd.Function):
+    """A value, and what it does to relevance."""
+
+    @staticmethod
+    def forward(ctx: Any, backward: Callable[[Tensor], Sequence[Tensor]], z: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.backward_of = backward
+        return z.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.backward_of(R)
+
+
+def merged(layer: nn.Module, scale: Tensor, shift: Tensor) -> nn.Module:
+    """The layer with a scale and a shift of each output channel put into its weight and bias."""
+    twin = copy.deepcopy(layer)
+    w, groups = layer.weight.detach(), getattr(layer, "groups", 1)
+    if getattr(layer, "transposed", False):  # (in, out of a group, ...)
+        w = w.reshape(groups, -1, *w.shape[1:]) * scale.reshape(groups, 1, -1, *[1] * (w.dim() - 2))
+    else:
+        w = w * scale.reshape(-1, *[1] * (w.dim() - 1))
+    bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.detach()
+    twin.weight = nn.Parameter(w.reshape(layer.weight.shape), requires_grad=False)
+    twin.bias = nn.Parameter(bias * scale + shift, requires_grad=False)
+    return twin
