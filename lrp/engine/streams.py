@@ -150,12 +150,12 @@ class Streams:
         for output, value in zip(tensors_in(live), tensors_in(live if values is None else values), strict=True):
             if not output.requires_grad or (call.target is None and any(output is t for t in call.live)):
                 continue
-            sources = _sources(output, edges, call.facts)
-            same = len(call.live) == 1 and (is_identity or call.target is None)
-            same = same and _is_same(call.live[0], output, is_identity)
-            known = call.facts[0] if same else Facts(**{**inherited(sources), **facts})
+            sources = _sources(output, edges)
+            known = [call.facts[i] for i in sources] or [UNKNOWN]
+            same = len(sources) == 1 and (is_identity or call.target is None)
+            same = same and _is_same(call.live[sources[0]], output, is_identity)
             is_used |= not same
-            self._note(output, value, known, call)
+            self._note(output, value, known[0] if same else Facts(**{**inherited(known), **facts}), call)
         if is_used:
             self._use_all(call)
         return outputs
@@ -279,22 +279,26 @@ class Streams:
             self.origins.note(target, facts)
 
 
-def _sources(output: Tensor, edges: Sequence[GradientEdge], facts: Sequence[Facts]) -> Sequence[Facts]:
-    """The facts of the tensors whose values enter the output, as its autograd graph tells: a shape alone does not."""
-    if not edges:
-        return facts
-    of_edge = {(edge.node, edge.output_nr): known for edge, known in zip(edges, facts, strict=True)}
-    found, seen = [], set()
+def _sources(output: Tensor, edges: Sequence[GradientEdge]) -> list[int]:
+    """Which of several tensors have values that enter the output: its autograd graph tells, where shapes do not.
+
+    Args:
+        edges: where they are in the graph; the only one has values that enter.
+    """
+    if len(edges) < 2:
+        return [0]
+    places = {(edge.node, edge.output_nr): i for i, edge in enumerate(edges)}
+    found, seen = set(), set()
     ahead = [output.grad_fn]
     while ahead:
         node = ahead.pop()
         for edge in node.next_functions if node is not None else ():
-            if edge in of_edge:
-                found.append(of_edge[edge])
+            if edge in places:
+                found.add(places[edge])
             elif edge not in seen:
                 seen.add(edge)
                 ahead.append(edge[0])
-    return found or [UNKNOWN]
+    return sorted(found)
 
 
 def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:
