@@ -45,24 +45,27 @@ def difference(
     rest = z - others[0]
     for other in others[1:]:
         rest = add_(rest, other, -1.0)
-    return _remade(f, parts, w, b, rest, _is_lost(rest, others, epsilon))
+    margin = _margin(rest, others)
+    if margin.numel() == 0 or bool(margin.amin() >= -epsilon):
+        return rest
+    return _remade(f, parts, w, b, rest, margin < -epsilon)
 
 
-def _is_lost(rest: Tensor, others: Sequence[Tensor], epsilon: float) -> Tensor:
-    """Where ``|rest| + epsilon`` is small beside the others."""
+def _margin(rest: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """By how much ``|rest|`` is above what is small beside the others."""
     margin = rest.detach().abs()
     for other in others:
         margin.sub_(other.detach().abs(), alpha=SMALL)
-    return margin < -epsilon
+    return margin
 
 
 def _remade(f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, rest: Tensor, lost: Tensor) -> Tensor:
-    """The total by a pass of its own where it is lost; of all outputs, if these are many."""
+    """The total made again where it is lost; at all outputs, if these are many."""
     at = lost.nonzero(as_tuple=True)
-    if len(at[0]) == 0:
-        return rest
     if len(at[0]) > _MANY * lost.numel():
         return total(f, parts, w, b)
+    if len(at[0]) == 0:  # NaN is not below any number
+        return rest
     made = sum_up(f.forward_at(at, x, make, w) for x, make in parts)
     if b is not None:
         made = made + f.per_output(b).expand_as(rest)[at]
