@@ -37,7 +37,7 @@ def divide(R: Tensor, z: Tensor, epsilon: float, sign: int = 0) -> Tensor:
     A ``sign`` of +1 or -1 says that every ``z`` is zero or of that sign, and that it may be overwritten.
     """
     if epsilon == 0:
-        return R.masked_fill(z == 0, 0.0) / z.masked_fill(z == 0, 1.0)
+        return _divide_exactly(R, z, sign)
     if sign == 0:
         return _divide_into(R, stabilize(z, epsilon))
     return _divide_into(R, _push(z, sign, epsilon))
@@ -98,6 +98,15 @@ def _push(z: Tensor, sign: int, epsilon: float) -> Tensor:
     return z.add_(sign * epsilon).clamp_(low, high)
 
 
+def _divide_exactly(R: Tensor, z: Tensor, sign: int) -> Tensor:
+    """``R / z``, and zero where ``z`` is: a neuron without contributions has nobody to give to."""
+    is_zero = z == 0
+    if torch.is_grad_enabled():  # the derivative of R / 0 is NaN, even where it does not count
+        return (R / z.masked_fill(is_zero, 1.0)).masked_fill(is_zero, 0.0)
+    s = _divide_into(R, z) if sign else R / z
+    return s.masked_fill_(is_zero, 0.0)
+
+
 def _divide_into(numerator: Tensor, denominator: Tensor) -> Tensor:
     """``numerator / denominator``, written over the denominator where possible."""
     if _overwritable(denominator, numerator):
@@ -120,3 +129,10 @@ def _is_expanded(t: Tensor) -> bool:
 def is_vmapped(t: Tensor) -> bool:
     """Whether vmap runs over ``t``: it stands for a batch of tensors, more than its shape says."""
     return torch._C._functorch.is_batchedtensor(t) or torch._C._functorch.is_legacy_batchedtensor(t)
+
+
+def is_readable(t: Tensor) -> bool:
+    """Whether a branch may look at ``t``: its values are precise, no device is to be waited for, nobody traces."""
+    exact = t.dtype in (torch.float32, torch.float64) and t.device.type == "cpu" and type(t) is Tensor
+    traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return exact and not traced and not torch._C._functorch.is_functorch_wrapped_tensor(t)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import product
-from operator import mul
+from operator import and_, mul
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .linear_maps import Sampled
+from .linear_maps import Sampled, summed_in_parts
+from .weights import Make
 
 Ints = tuple[int, ...]
 
@@ -50,6 +52,28 @@ class Convolution(Sampled):
 
     def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
         return self._backward(s, self._pad(x), s.new_empty(self.weight_shape), 1)
+
+    def forward_at(self, at: tuple[Tensor, ...], x: Tensor, make: Make, w: Tensor) -> Tensor:
+        if self.transposed:
+            return super().forward_at(at, x, make, w)
+
+        def products(samples: Tensor, neurons: Tensor, *places: Tensor) -> Tensor:
+            return self._met_at(x, samples, neurons, places) * make(w[neurons])
+
+        return summed_in_parts(products, at, math.prod(self.weight_shape[1:]))
+
+    def _met_at(self, x: Tensor, samples: Tensor, neurons: Tensor, places: Sequence[Tensor]) -> Tensor:
+        """The inputs that some outputs meet: their number, then the shape of a neuron's weight."""
+        outputs, inputs, *kernel = self.weight_shape
+        first = neurons // (outputs // self.groups) * inputs  # the first channel of the group
+        index = [samples[:, None], first[:, None] + _range(inputs, x)]
+        for place, *geometry in zip(places, self.stride, self.padding, self.dilation, kernel, strict=True):
+            stride, padding, dilation, size = geometry
+            index.append((place * stride - padding)[:, None] + _range(size, x) * dilation)
+        index = [_along(i, dim, self.weight_shape) for dim, i in enumerate(index)]
+        inside = [(i >= 0) & (i < n) for i, n in zip(index[2:], x.shape[2:], strict=True)]
+        met = x[tuple(i.clamp(0, n - 1) for i, n in zip(index, x.shape, strict=True))]
+        return met * reduce(and_, inside)
 
     def per_output(self, b: Tensor) -> Tensor:
         return b.view(-1, *(1 for _ in self.stride))
@@ -173,6 +197,15 @@ def _met(at: Ints, dilation: Ints, stride: Ints, sizes: Ints) -> tuple[Any, ...]
     starts = map(mul, at, dilation)
     spans = zip(starts, stride, sizes, strict=True)
     return (..., *(slice(start, start + step * (size - 1) + 1, step) for start, step, size in spans))
+
+
+def _range(n: int, t: Tensor) -> Tensor:
+    return torch.arange(n, device=t.device)
+
+
+def _along(index: Tensor, dim: int, weight_shape: Ints) -> Tensor:
+    """An index for some outputs and for a dimension ``dim`` of a neuron's weight, 0 being none, to be broadcast."""
+    return index.view(len(index), *(index.shape[1] if i == dim else 1 for i in range(1, len(weight_shape))))
 
 
 def same_padding(kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from .arithmetic import identity, sum_up
 from .weights import WHOLE, Make, modified, modified_in_blocks
 
+_PART = 2**20  # elements
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap(ABC):
@@ -63,9 +65,9 @@ class LinearMap(ABC):
         """The smallest input of each sample, shaped to broadcast against the output."""
         return x.amin(dim=tuple(range(1, x.dim())), keepdim=True) if x.dim() > 1 else x
 
-    def without_bias(self, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor) -> Tensor:
-        """``f(x, w)``, from the output ``z`` that is already there."""
-        return z if b is None else z - self.per_output(b)
+    def forward_at(self, at: tuple[Tensor, ...], x: Tensor, make: Make, w: Tensor) -> Tensor:
+        """``f(x, make(w))`` at a few outputs: ``at`` has their indices, one tensor for each dimension of the output."""
+        return self.forward_modified(x, make, w)[at]
 
     def channel(self) -> int | None:
         """The dimension of the output that counts the neurons, from the last one (-1) back; None if there is none."""
@@ -153,6 +155,12 @@ class Linear(Sampled):
 
     def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
         return sum_up((s if rows is WHOLE else s[..., rows]) @ block for rows, block in modified_in_blocks(make, w))
+
+    def forward_at(self, at: tuple[Tensor, ...], x: Tensor, make: Make, w: Tensor) -> Tensor:
+        def products(*at: Tensor) -> Tensor:
+            return x[at[:-1]] * make(w[at[-1]])
+
+        return summed_in_parts(products, at, x.shape[-1])
 
     def lowest(self, x: Tensor) -> Tensor:
         return x.amin(dim=-1, keepdim=True)
@@ -289,3 +297,10 @@ class Fixed(LinearMap):
     def _transpose(self, s: Tensor) -> Tensor:
         pulled: Tensor = torch.func.vjp(self.function, s.new_zeros(self.input_shape))[1](s)[0]
         return pulled
+
+
+def summed_in_parts(products: Callable[..., Tensor], at: Sequence[Tensor], number: int) -> Tensor:
+    """The sum of the ``number`` products of each output, a part of the outputs at a time to spare memory."""
+    size = max(1, _PART // max(1, number))
+    parts = zip(*(torch.split(index, size) for index in at), strict=True)
+    return torch.cat([products(*part).flatten(1).sum(1) for part in parts])

@@ -7,6 +7,7 @@ A rule is a frozen dataclass with one method, :meth:`Rule.redistribute`. It sees
 * :mod:`~lrp.rules.rule` - what a rule is, and the three that stand beside others: in proportion, unchanged, gradient
 * :mod:`~lrp.rules.dividing` - those of LRP: epsilon, gamma, alpha-beta, z+, z-box, w-square, flat
 * :mod:`~lrp.rules.contributions` - what these weigh against each other
+* :mod:`~lrp.rules.totals` - the sums that they divide by, and their precision
 * :mod:`~lrp.rules.patterns` - PatternNet and PatternAttribution
 * :mod:`~lrp.rules.signals` - guided backpropagation and the deconvnet, for activations
 * :mod:`~lrp.rules.numbers` - the numbers that rules take

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..maps import LinearMap
-from ..maps.arithmetic import add_, negative, positive
+from ..maps.arithmetic import negative, positive
 from ..maps.weights import Make
-from .rule import Parts, Proportional
+from .rule import Proportional
+from .totals import Parts, difference
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,13 @@ def opposing_parts(f: LinearMap, x: Tensor) -> Parts:
 def opposing_total(
     rule: Proportional, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, agreeing: Tensor
 ) -> Tensor:
-    """What the output ``z`` is besides its agreeing total: without a pass of its own, where that is precise."""
-    if not _is_precise(z):
-        return rule.total(f, opposing_parts(f, x), w, of_bias(b, negative))
-    opposing = z - agreeing
-    return add_(opposing, f.per_output(b), -1.0) if b is not None and rule.bias == "ignore" else opposing
+    """What the output ``z`` is besides its agreeing total."""
+    others = [agreeing]
+    if b is not None and rule.bias == "ignore":
+        others, b = [agreeing, f.per_output(b)], None
+    return difference(f, opposing_parts(f, x), w, of_bias(b, negative), z, others, rule.epsilon)
 
 
 def ones_like_input(f: LinearMap, x: Tensor) -> Tensor:
     """Ones in place of the input, for rules that do not look at it: those of one sample where they do for all."""
     return x.new_ones((1, *x.shape[1:]) if f.is_divisible() else x.shape)
-
-
-def _is_precise(z: Tensor) -> bool:
-    """Whether ``z`` is good enough for the difference of two sums; products in TF32 on a GPU are not."""
-    return z.dtype == torch.float64 or (z.dtype == torch.float32 and z.device.type == "cpu")

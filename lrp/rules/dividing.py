@@ -103,12 +103,10 @@ class Gamma(Proportional):
         up, down = Favour(positive, self.gamma), Favour(negative, self.gamma)
         if not (f.signed or self.generalized):
             return self.share(f, [(x, up)], w, of_bias(b, up), R)
-        agreeing = self.total(f, agreeing_parts(f, x), w, of_bias(b, positive))
-        opposing = opposing_total(self, f, x, w, b, z, agreeing)
-        if self.bias == "ignore":
-            z = f.without_bias(x, w, b, z)
+        agreeing, z = self.total(f, agreeing_parts(f, x), w, of_bias(b, positive)), self.counted(f, x, w, b, z)
         mirrored = z < 0 if self.generalized else (z < 0) & (f.lowest(x) < 0)
-        s = divide(R, z + self.gamma * torch.where(mirrored, opposing, agreeing), self.epsilon)
+        # z - agreeing is the opposing total, and precise where z < 0: there its two terms have one sign
+        s = divide(R, z + self.gamma * torch.where(mirrored, z - agreeing, agreeing), self.epsilon)
         relevance = self.pull(f, signed_parts(f, x, up, down), w, of_bias(b, up), s.masked_fill(mirrored, 0.0))
         parts = signed_parts(f, x, down, up)
         return add_(relevance, self.pull(f, parts, w, of_bias(b, down), s.masked_fill(~mirrored, 0.0)))

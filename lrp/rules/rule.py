@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ..maps import LinearMap
 from ..maps.arithmetic import add_, divide, identity, mul_, sum_up
-from ..maps.weights import Make
 from .numbers import check_number, range_error
 from .place import Family, Place
+from .totals import Parts, difference, total
 
 Bias = Literal["absorb", "ignore", "distribute"]
-Parts = Sequence[tuple[Tensor, Make]]
 
 
 # A subclass that defines one of these shares relevance out in a way of its own.
@@ -200,8 +199,7 @@ class Proportional(Rule):
             raise ValueError(f"bias={self.bias!r}: choose one of {', '.join(map(repr, get_args(Bias)))}")
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        total = f.without_bias(x, w, b, z) if self.bias == "ignore" else z
-        return self.share(f, [(x, identity)], w, b, R, total)
+        return self.share(f, [(x, identity)], w, b, R, self.counted(f, x, w, b, z))
 
     def is_divisible(self, x: Tensor) -> bool:
         return True
@@ -250,8 +248,13 @@ class Proportional(Rule):
 
     def total(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None) -> Tensor:
         """The sum of all contributions; with the bias ``b``, unless it is ignored."""
-        biases = [None if self.bias == "ignore" else b, *(None for _ in parts[1:])]
-        return sum_up(f.forward_modified(x, make, w, bias) for (x, make), bias in zip(parts, biases, strict=True))
+        return total(f, parts, w, None if self.bias == "ignore" else b)
+
+    def counted(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor) -> Tensor:
+        """The output ``z``; without the bias ``b``, if it is ignored."""
+        if b is None or self.bias != "ignore":
+            return z
+        return difference(f, [(x, identity)], w, None, z, [f.per_output(b)], self.epsilon)
 
 
 def _fields(rule: Rule) -> tuple[Field[Any], ...]:
