@@ -127,7 +127,7 @@ class AlphaBeta(Proportional):
         alpha: 1 or more.
         beta: ``alpha - 1``.
         conserve: if True, an output that has contributions of one sign only keeps all its relevance on that sign.
-            If False (default) it loses what belongs to the other sign.
+            If False (default) it passes on alpha times that, or -beta times it.
         epsilon: stabiliser, default 1e-6.
         bias: default ``"ignore"``; ``"absorb"`` puts b+ in the positive and b- in the negative denominator.
 

@@ -162,6 +162,7 @@ def test_torch_modules_between_lrp_layers(name: str, rule: str) -> None:
     assert explained.abs().max() > 0
 
 
+@pytest.mark.filterwarnings("ignore:in training mode is this Sequential:lrp.RelevanceWarning")
 @pytest.mark.parametrize("name", ["ReLU", "Tanh", "GELU", "Hardswish", "Sigmoid", "Dropout"])
 def test_activations_pass_relevance_unchanged(name: str) -> None:
     x = networks.images()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PLAIN = {int, float, bool, str}
 _SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 _AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"}
 
@@ -50,10 +51,10 @@ def strangeness(structure: Any) -> str | None:
     if isinstance(structure, Tensor):
         sparse = "sparse tensors, which .to_dense() makes dense" if structure.layout in _SPARSE else None
         return "complex numbers" if structure.is_complex() else sparse
-    if isinstance(structure, (tuple, list)):
-        return next(filter(None, map(strangeness, structure)), None)
-    if isinstance(structure, Mapping):
-        return strangeness([*structure.values()]) if structure else None
+    if isinstance(structure, (tuple, list, Mapping)):
+        for value in structure.values() if isinstance(structure, Mapping) else structure:
+            if value is not None and type(value) not in _PLAIN and (found := strangeness(value)) is not None:
+                return found
     return "complex numbers" if isinstance(structure, complex) else None
 
 
