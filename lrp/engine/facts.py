@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
@@ -65,6 +66,17 @@ class Known:
         facts: Facts | None = self._facts.get(t)  # type: ignore[no-untyped-call]
         return facts if facts is not None and facts.version == t._version else None
 
+    def inherits(self, t: Tensor) -> bool:
+        """Whether ``t`` is a known tensor that was only handed on; then the same is known of it."""
+        origin = _origin(t)
+        known = (s for s in self._facts if s.requires_grad and tuple(get_gradient_edge(s)[:2]) == origin)
+        source = None if origin is None else next(known, None)
+        if source is None:
+            return False
+        facts = self.of(source)
+        self._facts[t] = Facts(t._version) if facts is None else replace(facts, version=t._version)
+        return True
+
     def is_nonnegative(self, t: Tensor) -> bool:
         """Whether no element is known to be below zero; true of indices as well."""
         facts = self.of(t)
@@ -78,3 +90,20 @@ class Known:
     def kept(self, tensors: Sequence[Tensor]) -> dict[str, bool]:
         """What a function that keeps the values of these tensors as they are makes known of its output."""
         return {"nonnegative": all(map(self.is_nonnegative, tensors)), "gate": all(map(self.is_gate, tensors))}
+
+
+def _origin(t: Tensor) -> tuple[Node | None, int] | None:
+    """Where ``t`` comes from, if the last function hands it on as it is: one with which torch shards a model."""
+    node: Node | None
+    node, number = last = get_gradient_edge(t)[:2]
+    while node is not None and _hands_on(node):
+        node, number = node.next_functions[number]
+    return None if node is last[0] else (node, number)
+
+
+def _hands_on(node: Node) -> bool:
+    function = getattr(node, "_forward_cls", type(node))
+    return function.__name__ in _HAND_ON and function.__module__.startswith("torch.distributed.")
+
+
+_HAND_ON = {"RegisterPreBackwardFunction", "RegisterPostBackwardFunction"}

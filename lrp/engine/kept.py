@@ -1,22 +1,56 @@
-"""Keep what backward needs from being overwritten by the model's own in-place operations.
+"""Keep what backward needs from being overwritten.
 
 ``relu(conv(x), inplace=True)`` overwrites the convolution's output, which its rule divides by. A saved tensor is
-therefore held in a :class:`_Kept`, and :meth:`Keeper.rescue` moves it to a copy just before it is overwritten.
+therefore held in a :class:`_Kept`, and :meth:`Keeper.rescue` moves it to a copy just before it is overwritten. What
+others write between forward and backward is an error: torch counts it, or a :class:`Sample` shows it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from weakref import WeakSet
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..maps.storage import address_of, layout, storage_of
+from ..maps.weights import Made
+
+_SAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some values of a tensor, all of a small one: torch does not count what its own fused optimizers write.
+
+    Nor does it count numpy, ``.data``, other processes. What such a one writes in few places of a large tensor may
+    escape, and so does all that is written on an accelerator, which would have to be waited for.
+    """
+
+    values: Tensor
+
+    @classmethod
+    def of(cls, t: Tensor | None) -> Sample | None:
+        """Of a tensor on the CPU; None while somebody traces the computation."""
+        if t is None or t.device.type != "cpu" or torch._C._len_torch_dispatch_stack() or storage_of(t) is None:
+            return None
+        return cls(_some_of(t))
+
+    def check(self, t: Tensor) -> None:
+        """Raise if ``t``, which is the same tensor at another time, does not have these values."""
+        if Sample.of(t) is not None and not torch.equal(self.values, _some_of(t)):
+            raise _was_modified(t)
+
 
 class _Kept:
-    """A tensor that backward needs."""
+    """A tensor that backward needs, and what has been made of a weight."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, made: Made | None) -> None:
+        self.made = made
         self.hold(tensor)
 
     def hold(self, tensor: Tensor) -> None:
@@ -24,10 +58,7 @@ class _Kept:
 
     def release(self) -> Tensor:
         if self.tensor._version != self.version:
-            raise RuntimeError(
-                f"a tensor of shape {tuple(self.tensor.shape)} that this explanation needs was modified in place "
-                "between the explained forward and backward()"
-            )
+            raise _was_modified(self.tensor)
         return self.tensor
 
 
@@ -35,11 +66,11 @@ class Keeper:
     """The tensors that one explained forward has saved for its backward."""
 
     def __init__(self) -> None:
-        self._by_storage: dict[int, WeakSet[_Kept]] = {}
+        self._by_address: dict[int, WeakSet[_Kept]] = {}
 
-    def saving(self) -> AbstractContextManager[None]:
-        """Within this context, saved tensors are kept."""
-        return saved_tensors_hooks(self._keep, _Kept.release)
+    def saving(self, made: Made | None = None) -> AbstractContextManager[None]:
+        """Within this context, saved tensors are kept, and with them what is ``made`` of a weight."""
+        return saved_tensors_hooks(partial(self._keep, made=made), _Kept.release)
 
     def rescue(self, target: Tensor) -> Tensor | None:
         """Copy what is kept in the memory of ``target``, which is about to be overwritten.
@@ -47,18 +78,42 @@ class Keeper:
         Returns:
             A tensor that goes on having the present values of ``target``, if such a copy was made.
         """
-        copies: dict[tuple[int, ...], Tensor] = {}
-        for kept in self._by_storage.pop(target.untyped_storage().data_ptr(), ()):
-            layout = _layout(kept.tensor)
-            copies.setdefault(layout, kept.tensor.clone())
-            kept.hold(copies[layout])
-        return copies.get(_layout(target))
+        address = address_of(target)
+        copies: dict[Hashable, Tensor] = {}
+        for kept in () if address is None else self._by_address.pop(address, ()):
+            if address_of(kept.tensor) != address:  # its memory was given back, and is now that of others
+                self._note(kept)
+                continue
+            key = layout(kept.tensor)
+            if key not in copies:
+                copies[key] = kept.tensor.clone()
+            kept.hold(copies[key])
+        return copies.get(layout(target))
 
-    def _keep(self, tensor: Tensor) -> _Kept:
-        kept = _Kept(tensor)
-        self._by_storage.setdefault(tensor.untyped_storage().data_ptr(), WeakSet()).add(kept)
+    def _keep(self, tensor: Tensor, made: Made | None) -> _Kept:
+        kept = _Kept(tensor, made)
+        self._note(kept)
         return kept
 
+    def _note(self, kept: _Kept) -> None:
+        address = address_of(kept.tensor)
+        if address is not None:
+            self._by_address.setdefault(address, WeakSet()).add(kept)
 
-def _layout(t: Tensor) -> tuple[int, ...]:
-    return (t.storage_offset(), *t.shape, *t.stride())
+
+def _some_of(t: Tensor) -> Tensor:
+    """The bits of some values, which are as good for NaN as for numbers."""
+    return t.detach().take(_places(t.numel())).view(torch.uint8)
+
+
+@lru_cache(maxsize=256)
+def _places(number: int) -> Tensor:
+    step = max(1, number // _SAMPLES) | 1  # which visits all columns of a matrix
+    return torch.arange(0, number, step, device="cpu")
+
+
+def _was_modified(t: Tensor) -> RuntimeError:
+    return RuntimeError(
+        f"a tensor of shape {tuple(t.shape)} that this explanation needs was modified in place "
+        "between the explained forward and backward()"
+    )

@@ -17,8 +17,10 @@ from torch.autograd.graph import Node
 
 from ..maps import LinearMap
 from ..maps.arithmetic import is_vmapped
+from ..maps.weights import Memory
 from ..rules import Rule
 from .calls import tensors_in
+from .kept import Sample
 from .recording import report
 
 LARGE = 2**25  # bytes
@@ -29,25 +31,40 @@ Redistribute = Callable[..., "Tensor | tuple[Tensor | None, ...]"]
 
 @dataclass(frozen=True)
 class LayerRelevance:
-    """The backward of a layer: its linear map, its rule, and the name under which it is traced."""
+    """The backward of a layer.
+
+    Attributes:
+        f: its linear map.
+        rule: its rule.
+        name: that under which it is traced.
+        thread: that of the explained forward.
+        memory: where modifications of its weight are kept.
+        samples: of the input, weight and bias, where others than the model's forward can write into them.
+    """
 
     f: LinearMap
     rule: Rule
     name: str | None
     thread: int
+    memory: Memory
+    samples: Sequence[Sample | None]
 
     def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
+        for sample, t in zip(self.samples, (x, w, b), strict=True):
+            if sample is not None and t is not None:
+                sample.check(t)
         dtype, own = computing_dtype(R), x.dtype
         x, w, z, R = (t.to(dtype) for t in (x, w, z, R))
         b = None if b is None else b.to(dtype)
+        f = replace(self.f, made=self.memory.of(w))
         size = self._samples_at_a_time(x, R)
         if size >= len(x):
-            relevance = self.rule.redistribute(self.f, x, w, b, z, R)
+            relevance = self.rule.redistribute(f, x, w, b, z, R)
         else:
             relevance = torch.empty_like(x)
             for part in (slice(start, start + size) for start in range(0, len(x), size)):
-                f = replace(self.f, input_shape=tuple(x[part].shape))
-                relevance[part] = self.rule.redistribute(f, x[part], w, b, z[part], R[part])
+                of_part = replace(f, input_shape=tuple(x[part].shape))
+                relevance[part] = self.rule.redistribute(of_part, x[part], w, b, z[part], R[part])
         relevance = relevance.to(own)
         if self.name is not None:
             report(self.name, relevance, self.thread)

@@ -13,11 +13,12 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
+from ..maps.weights import Made, Memory
 from ..rules import Family, Rule
 from .assignment import Assignment
 from .calls import Call, tensors_in
 from .facts import Facts, Known, Layer
-from .kept import Keeper
+from .kept import Keeper, Sample
 from .propagation import LayerRelevance, Redistribute, relay
 
 
@@ -34,6 +35,7 @@ class Streams:
         self.assignment = assignment
         self.differentiable = differentiable
         self.keeper = Keeper()
+        self.memory = Memory()
         self.unsupported: list[str] = []
         self.known = Known()
         self._roots = {get_gradient_edge(x).node for x in inputs}
@@ -46,7 +48,7 @@ class Streams:
             return False
         if t in self.known:
             return True
-        return not t.is_leaf and self._reaches_inputs(t)
+        return not t.is_leaf and (self.known.inherits(t) or self._reaches_inputs(t))
 
     def facts(self, t: Tensor) -> Facts:
         """What is known of a live tensor as it is now."""
@@ -89,11 +91,15 @@ class Streams:
         carriers: Sequence[Tensor],
         redistribute: Redistribute,
         saved: Sequence[Tensor] = (),
+        made: Made | None = None,
         **facts: Any,
     ) -> Tensor:
-        """What the call returns, in the stream of relevance: ``z``, with ``redistribute`` as its backward."""
+        """What the call returns, in the stream of relevance: ``z``, with ``redistribute`` as its backward.
+
+        What is ``made`` of a weight is kept as long as what is saved.
+        """
         facts = {"data": self._is_data(carriers), **facts}
-        with self.keeper.saving():
+        with self.keeper.saving(made):
             output = relay(
                 redistribute, z, carriers, saved,
                 in_place=call.target is not None, differentiable=self.differentiable,
@@ -104,16 +110,30 @@ class Streams:
         self._note(output, z, **facts)
         return output
 
-    def relay_layer(self, call: Call, layer: Layer, z: Tensor, *, total: Tensor | None = None, **facts: Any) -> Tensor:
+    def relay_layer(
+        self, call: Call, layer: Layer, z: Tensor, *, total: Tensor | None = None, has_parameters: bool = False,
+        **facts: Any,
+    ) -> Tensor:  # fmt: skip
         """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
 
-        The rule is shown ``total`` for the map's output, where that is not what the call returns.
+        Args:
+            call: the call.
+            layer: the linear map, and what it is called with.
+            z: what the call returns.
+            total: the map's output that the rule is shown, where that is not ``z``.
+            has_parameters: whether the layer's weight and bias are the model's own, and not made for this call.
+            facts: what is known of the output.
         """
-        backward = LayerRelevance(layer.f, layer.rule, layer.name, threading.get_ident())
+        samples = (
+            Sample.of(layer.x) if self._is_data([layer.carrier]) else None,
+            *(Sample.of(t) if has_parameters else None for t in (layer.w, layer.b)),
+        )
+        backward = LayerRelevance(layer.f, layer.rule, layer.name, threading.get_ident(), self.memory, samples)
         total = z if total is None else total
         output = total if layer.rule.needs_output(layer.f) else z.new_empty(0)
         saved = [layer.x, layer.w, output, *([] if layer.b is None else [layer.b])]
-        return self.relay(call, z, [layer.carrier], backward, saved, layer=layer, **facts)
+        made = self.memory.of(layer.w)
+        return self.relay(call, z, [layer.carrier], backward, saved, made, layer=layer, **facts)
 
     def follow(self, call: Call, keeps: bool = False, **facts: Any) -> Any:
         """What the call returns, in the stream of relevance, where the function's gradient is its relevance.

@@ -27,7 +27,8 @@ def linear(streams: Streams, call: Call) -> Any:
     if unbatched:
         x, z = streams.follow(Call(torch.unsqueeze, (x, 0))), z.unsqueeze(0)
     bias = None if b is None else streams.value(b)
-    y = streams.relay_layer(call, Layer(f, rule, name, x, streams.value(x), streams.value(w), bias), z, data=False)
+    layer = Layer(f, rule, name, x, streams.value(x), streams.value(w), bias)
+    y = streams.relay_layer(call, layer, z, has_parameters=True, data=False)
     return streams.follow(Call(torch.squeeze, (y, 0))) if unbatched else y
 
 

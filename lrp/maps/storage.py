@@ -1,0 +1,33 @@
+"""Where a tensor's values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from torch import Tensor
+
+
+def storage_of(t: Tensor) -> int | None:
+    """The identity of the storage of ``t``: no other has it, as long as a tensor holds the storage.
+
+    None for a tensor that has none: a sparse one, or one that stands for others, as under ``torch.vmap``.
+    """
+    try:
+        storage: int = t.untyped_storage()._cdata
+    except NotImplementedError:
+        return None
+    return storage
+
+
+def address_of(t: Tensor) -> int | None:
+    """Where the storage of ``t`` begins at present; None where it has no memory, as of meta or resharded tensors."""
+    try:
+        storage = t.untyped_storage()
+        return storage.data_ptr() or None if storage.nbytes() else None
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def layout(t: Tensor) -> Hashable:
+    """Which elements of its storage ``t`` has, in which order, and how it reads them."""
+    return t.dtype, t.storage_offset(), t.shape, t.stride()
