@@ -99,7 +99,8 @@ def _relay(
     name, rule = streams.rule("norm", call, x, parameters)
     if isinstance(rule, Gradient):
         return streams.follow(call)
-    return streams.relay_layer(call, Layer(f, rule, name, x, streams.value(x), *values), streams.evaluate(call))
+    layer = Layer(f, rule, name, x, streams.value(x), *values)
+    return streams.relay_layer(call, layer, streams.evaluate(call), has_parameters=True)
 
 
 def _value(streams: Streams, t: Tensor | None) -> Tensor | None:
