@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..maps.storage import address_of, layout, storage_of
+from ..maps.storage import address_of, is_given_back, layout, storage_of
 from ..maps.weights import Made
 
 _SAMPLES = 1024
@@ -59,6 +59,11 @@ class _Kept:
     def release(self) -> Tensor:
         if self.tensor._version != self.version:
             raise _was_modified(self.tensor)
+        if is_given_back(self.tensor):
+            raise RuntimeError(
+                f"a tensor of shape {tuple(self.tensor.shape)} that this explanation needs has no memory in "
+                "backward(): it was given back, as that of a sharded parameter is, and not taken again"
+            )
         return self.tensor
 
 

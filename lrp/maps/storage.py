@@ -28,6 +28,11 @@ def address_of(t: Tensor) -> int | None:
         return None
 
 
+def is_given_back(t: Tensor) -> bool:
+    """Whether the memory of ``t`` was given back, as that of a sharded weight is when its layer has run."""
+    return t.numel() > 0 and storage_of(t) is not None and t.untyped_storage().nbytes() == 0
+
+
 def layout(t: Tensor) -> Hashable:
     """Which elements of its storage ``t`` has, in which order, and how it reads them."""
     return t.dtype, t.storage_offset(), t.shape, t.stride()

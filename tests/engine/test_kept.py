@@ -116,6 +116,14 @@ def test_a_batch_of_backwards(rule: str) -> None:
     assert torch.allclose(together, torch.stack(alone), rtol=1e-12)
 
 
+def test_memory_that_is_not_taken_again_is_an_error() -> None:
+    keeper, w = Keeper(), torch.ones(64)
+    output = saved(keeper, w)
+    give_back(w)
+    with pytest.raises(RuntimeError, match=r"shape \(64,\) .* has no memory in backward"):
+        relevance(output)
+
+
 class Resharded(nn.Linear):
     """Has memory for its weight only while it runs, as a sharded layer has."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...maps import Centred, Elementwise, LinearMap
+from ...maps.storage import is_given_back
 from ...rules import Gradient
 from ..calls import Call
 from ..calls.norms import (
@@ -40,6 +41,11 @@ def batch_norm(streams: Streams, call: Call) -> Any:
     z = streams.evaluate(call)
     before = streams.facts(x).layer
     if before is not None and before.f.has_channels(z):
+        if is_given_back(before.w):
+            raise RuntimeError(
+                f"layer {before.name!r}: its weight is sharded and was given back before the batch norm that merges "
+                "with it has run; shard the two together, as fully_shard([layer, norm])"
+            )
         b = shift if before.b is None else before.b * scale + shift
         w = before.f.scale_channels(before.w, scale)
         layer = before._replace(w=w, b=b, rule=before.rule.scaled(before.f, scale))
