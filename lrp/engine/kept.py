@@ -16,6 +16,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import Parameter
 
 from ..maps.storage import address_of, is_given_back, layout, storage_of
 from ..maps.weights import Made
@@ -35,14 +36,12 @@ class Sample:
 
     @classmethod
     def of(cls, t: Tensor | None) -> Sample | None:
-        """Of a tensor on the CPU; None while somebody traces the computation."""
-        if t is None or t.device.type != "cpu" or torch._C._len_torch_dispatch_stack() or storage_of(t) is None:
-            return None
-        return cls(_some_of(t))
+        """Of a plain tensor on the CPU; None while somebody traces the computation."""
+        return cls(_some_of(t)) if t is not None and _can_be_read(t) else None
 
     def check(self, t: Tensor) -> None:
         """Raise if ``t``, which is the same tensor at another time, does not have these values."""
-        if Sample.of(t) is not None and not torch.equal(self.values, _some_of(t)):
+        if _can_be_read(t) and not torch.equal(self.values, _some_of(t)):
             raise _was_modified(t)
 
 
@@ -104,6 +103,11 @@ class Keeper:
         address = address_of(kept.tensor)
         if address is not None:
             self._by_address.setdefault(address, WeakSet()).add(kept)
+
+
+def _can_be_read(t: Tensor) -> bool:
+    is_plain = type(t) in (Tensor, Parameter) and t.device.type == "cpu" and storage_of(t) is not None
+    return is_plain and not torch._C._len_torch_dispatch_stack()
 
 
 def _some_of(t: Tensor) -> Tensor:
