@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
-from ..maps.storage import address_of, is_given_back, layout, storage_of
+from ..maps.storage import is_given_back, layout, place_of, storage_of
 from ..maps.weights import Made
 
 _SAMPLES = 1024
@@ -70,7 +70,7 @@ class Keeper:
     """The tensors that one explained forward has saved for its backward."""
 
     def __init__(self) -> None:
-        self._by_address: dict[int, WeakSet[_Kept]] = {}
+        self._by_place: dict[int, WeakSet[_Kept]] = {}
 
     def saving(self, made: Made | None = None) -> AbstractContextManager[None]:
         """Within this context, saved tensors are kept, and with them what is ``made`` of a weight."""
@@ -82,10 +82,10 @@ class Keeper:
         Returns:
             A tensor that goes on having the present values of ``target``, if such a copy was made.
         """
-        address = address_of(target)
+        place = place_of(target)
         copies: dict[Hashable, Tensor] = {}
-        for kept in () if address is None else self._by_address.pop(address, ()):
-            if address_of(kept.tensor) != address:  # its memory was given back, and is now that of others
+        for kept in () if place is None else self._by_place.pop(place, ()):
+            if place_of(kept.tensor) != place:  # its memory was given back, and is now that of others
                 self._note(kept)
                 continue
             key = layout(kept.tensor)
@@ -100,9 +100,9 @@ class Keeper:
         return kept
 
     def _note(self, kept: _Kept) -> None:
-        address = address_of(kept.tensor)
-        if address is not None:
-            self._by_address.setdefault(address, WeakSet()).add(kept)
+        place = place_of(kept.tensor)
+        if place is not None:
+            self._by_place.setdefault(place, WeakSet()).add(kept)
 
 
 def _can_be_read(t: Tensor) -> bool:

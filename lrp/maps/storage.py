@@ -19,13 +19,18 @@ def storage_of(t: Tensor) -> int | None:
     return storage
 
 
-def address_of(t: Tensor) -> int | None:
-    """Where the storage of ``t`` begins at present; None where it has no memory, as of meta or resharded tensors."""
-    try:
-        storage = t.untyped_storage()
-        return storage.data_ptr() or None if storage.nbytes() else None
-    except (NotImplementedError, RuntimeError):
+def place_of(t: Tensor) -> int | None:
+    """Where the storage of ``t`` lies at present: its address; one without memory is a place of its own.
+
+    None for a tensor that has no storage. The address of memory that was given back may be that of others since.
+    """
+    storage = storage_of(t)
+    if storage is None:
         return None
+    try:
+        return t.untyped_storage().data_ptr() or -storage
+    except RuntimeError:  # of a subclass, whose values lie in other tensors
+        return -storage
 
 
 def is_given_back(t: Tensor) -> bool:

@@ -97,12 +97,21 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS)
-def test_tensors_without_memory_are_kept_and_not_copied(make) -> None:  # type: ignore[no-untyped-def]
+def test_tensors_without_memory_are_kept(make) -> None:  # type: ignore[no-untyped-def]
     keeper, t = Keeper(), make()
     output = saved(keeper, t)
     assert keeper.rescue(make()) is None
-    assert keeper.rescue(t) is None
     assert relevance(output) is t
+    keeper.rescue(t)
+    assert relevance(output).shape == t.shape
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "zplus", "alpha2beta1"])
+def test_operations_in_place_without_memory(rule: str) -> None:
+    net = lrp.convert(nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)))
+    x = torch.empty(0, 3, requires_grad=True)
+    net(x, explain=True, rule=rule).sum().backward()
+    assert x.grad.shape == x.shape
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "zplus", "alpha2beta1"])
