@@ -83,8 +83,8 @@ def convert(model: nn.Module | Callable[..., Any]) -> Any:
 
     Raises:
         TypeError: for what cannot be run as Python: a module compiled by TorchScript or ``torch.compile``, exported
-            by ``torch.export`` or quantized; for ``torch.nn.DataParallel``; for a forward that has one of the
-            arguments above itself.
+            by ``torch.export`` or quantized; for ``torch.nn.DataParallel``; for a model that is sharded already; for a
+            forward that has one of the arguments above itself.
         ValueError: for a model with parameters that are not initialised.
 
     >>> import torch, lrp
@@ -172,10 +172,13 @@ def _check(model: Any) -> None:
     name = type(model).__name__
     if not isinstance(model, nn.Module):
         raise TypeError(f"lrp.convert() takes a torch.nn.Module or a function of tensors, not {model!r}")
+    sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
     for part in model.modules():
         reason = _why_unseen(part)
         if reason is not None:
             raise TypeError(f"lrp.convert(): {type(part).__name__} {reason}")
+        if sharded is not None and isinstance(part, sharded):
+            raise TypeError(f"lrp.convert(): {type(part).__name__} is sharded; write fully_shard(convert(model))")
     taken = _OWN & inspect.signature(type(model).forward).parameters.keys()
     if taken and not isinstance(model, Explainable):
         raise TypeError(f"lrp.convert(): the forward of {name} has arguments of lrp's names itself: {sorted(taken)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ class Assignment:
         self.module = module
         self.chosen: list[tuple[Place, Rule]] = []
         self.last_name: str | None = None
-        self._owners = {} if module is None else parameter_owners(module)
+        self._layers = [] if module is None else list(_layers(module))
+        self._owners = _owners(self._layers)
         self._derived = WeakTensorKeyDictionary()
         self._calls: Counter[str] = Counter()
         self._order: dict[tuple[Any, ...], tuple[int, str]] = {}
@@ -109,6 +110,9 @@ class Assignment:
     def _owners_of(self, t: Tensor) -> Sequence[Owner] | None:
         """The layers that own a parameter, or what was made of one."""
         owners: Sequence[Owner] | None = self._owners.get(id(t)) or self._derived.get(t)  # type: ignore[no-untyped-call]
+        if owners is None and isinstance(t, nn.Parameter) and t not in self._derived:
+            self._owners = {**_owners(self._layers), **self._owners}  # a sharded model has others while it runs
+            owners = self._derived[t] = self._owners.get(id(t))
         return owners
 
     def index(self, place: Place, weight: Tensor) -> tuple[int, str]:
@@ -125,21 +129,28 @@ class Assignment:
         return self._order[key]
 
 
-def parameter_owners(module: nn.Module) -> dict[int, list[Owner]]:
+def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, Owner]]:
+    """All modules in ``module``, under all their paths, each with the name and the layer that own its parameters.
+
+    What a parametrization makes a weight of belongs to the layer that has the weight.
+    """
+    for path, layer in _paths(module):
+        name = f".{path}".split(".parametrizations.")[0][1:]
+        yield layer, (name or type(layer).__name__, layer if name == path else module.get_submodule(name))
+
+
+def _owners(layers: Iterable[tuple[nn.Module, Owner]]) -> dict[int, list[Owner]]:
     """The layers, with their names, for the identity of each parameter and buffer: several, where they share it.
 
     A replica in ``torch.nn.DataParallel`` keeps its parameters, which are no longer leaves, under another attribute.
-    What a parametrization makes a weight of belongs to the layer that has the weight.
     """
     owners: dict[int, list[Owner]] = {}
-    for path, layer in _paths(module):
-        name = f".{path}".split(".parametrizations.")[0][1:]
-        owner = layer if name == path else module.get_submodule(name)
+    for layer, owner in layers:
         tensors = {**layer._parameters, **layer._buffers, **getattr(layer, "_former_parameters", {})}
         for tensor in tensors.values():
             of_tensor = owners.setdefault(id(tensor), [])
-            if (entry := (name or type(layer).__name__, owner)) not in of_tensor:
-                of_tensor.append(entry)
+            if owner not in of_tensor:
+                of_tensor.append(owner)
     return owners
 
 

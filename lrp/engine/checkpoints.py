@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from ..maps.storage import place_of
 from ..rules import Pass, Place, Rule
 from .assignment import Assignment
 from .calls import tensors_in
 from .facts import Known
-from .kept import memory
 
 
 class Checkpoint:
@@ -36,7 +36,7 @@ class Checkpoint:
 
     def __init__(self, frame: Any, known: Known, start: int) -> None:
         self.start = start
-        self.facts = [known.of_edge(get_gradient_edge(t)) if t.requires_grad else None for t in _inputs(frame)]
+        self.facts = [known.of_edge(*get_gradient_edge(t)[:2]) if t.requires_grad else None for t in _inputs(frame)]
         self._saved: dict[int | None, set[int]] = {}
         self._overwritten: set[int] = set()
         self._number = 0
@@ -47,12 +47,12 @@ class Checkpoint:
         self._number += 1
         if not is_again:
             for t in tensors:
-                self._saved.setdefault(memory(t), set()).add(number)
+                self._saved.setdefault(place_of(t), set()).add(number)
         return [t.clone() for t in tensors] if is_again and number in self._overwritten else tensors
 
     def overwrites(self, target: Tensor) -> None:
         """Note that what was saved in this memory is overwritten: nobody holds it, to be rescued."""
-        self._overwritten |= self._saved.pop(memory(target), set())
+        self._overwritten |= self._saved.pop(place_of(target), set())
 
     def begin(self, known: Known, arguments: Any) -> Checkpoint:
         """Note of the arguments of the recomputation what was known of them in the forward."""

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
+from ..maps.storage import place_of
 from ..rules import Rule
 from .calls import Call
-from .kept import Kept, memory
+from .kept import Kept
 from .ledger import Ledger
 
 
@@ -23,6 +24,7 @@ class Layer(NamedTuple):
     """A linear layer whose output a tensor is, with what was merged with it since.
 
     Attributes:
+        name: its name.
         f: its map.
         rule: its rule.
         x: its input, as the layer saw it.
@@ -32,6 +34,7 @@ class Layer(NamedTuple):
         z: the output, as backward keeps it.
     """
 
+    name: str | None
     f: LinearMap
     rule: Rule
     x: Kept
@@ -113,9 +116,9 @@ class Known:
         stamp, facts = self._facts.get(t, (None, None))  # type: ignore[no-untyped-call]
         return facts if stamp is not None and stamp == self._stamp(t) else None
 
-    def of_edge(self, edge: GradientEdge) -> Facts | None:
+    def of_edge(self, node: Node, number: int) -> Facts | None:
         """The facts of the tensor that is this output of this node of the autograd graph."""
-        tensors = (t for t in self._facts if get_gradient_edge(t) == edge)
+        tensors = (t for t in self._facts if tuple(get_gradient_edge(t)[:2]) == (node, number))
         return next((facts for t in tensors if (facts := self.of(t)) is not None), None)
 
     def last(self, t: Tensor) -> Facts | None:
@@ -130,7 +133,7 @@ class Known:
 
     def forget(self, t: Tensor) -> None:
         """Note that the memory of ``t`` may be written to from now on, or was, without torch counting it."""
-        self._writes[memory(t)] += 1
+        self._writes[place_of(t)] += 1
 
     def is_nonnegative(self, value: Any) -> bool:
         """Whether no element of a tensor or number is below zero, as far as is proved without looking at tensors."""
@@ -140,5 +143,5 @@ class Known:
         return isinstance(value, (int, float)) and value >= 0
 
     def _stamp(self, t: Tensor) -> tuple[int | None, ...]:
-        where = memory(t)
+        where = place_of(t)
         return t._version, where, self._writes[where] if self._writes else 0

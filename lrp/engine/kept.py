@@ -1,23 +1,28 @@
-"""Keep what backward needs from being overwritten by the model's own in-place operations.
+"""Keep what backward needs from being overwritten.
 
 ``relu(conv(x), inplace=True)`` overwrites the convolution's output, which its rule divides by. A saved tensor is
-therefore held in a :class:`Kept`, and :meth:`Keeper.rescue` moves it to a copy just before it is overwritten.
+therefore held in a :class:`Kept`, and :meth:`Keeper.rescue` moves it to a copy just before it is overwritten. What
+others write between forward and backward is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..maps.storage import is_given_back, layout, place_of
+from ..maps.weights import Made
+
 
 class Kept:
-    """A tensor that backward needs."""
+    """A tensor that backward needs, and what has been made of a weight."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, made: Made | None = None) -> None:
+        self.made = made
         self.hold(tensor)
 
     def hold(self, tensor: Tensor) -> None:
@@ -32,9 +37,11 @@ class Kept:
     def release(self) -> Tensor:
         """The tensor, as it was when it was kept."""
         if self.tensor._version != self.version:
+            raise was_modified(self.tensor)
+        if is_given_back(self.tensor):
             raise RuntimeError(
-                f"a tensor of shape {tuple(self.tensor.shape)} that this explanation needs was modified in place "
-                "between the explained forward and backward()"
+                f"a tensor of shape {tuple(self.tensor.shape)} that this explanation needs has no memory in "
+                "backward(): it was given back, as that of a sharded parameter is, and not taken again"
             )
         return self.tensor
 
@@ -43,28 +50,25 @@ class Keeper:
     """The tensors that one explained forward has saved for its backward."""
 
     def __init__(self) -> None:
-        self._by_memory: dict[int | None, WeakSet[Kept]] = {}
+        self._by_place: dict[int, WeakSet[Kept]] = {}
 
     @contextmanager
-    def saving(self, is_mine: bool = True) -> Iterator[list[Kept]]:
-        """Within this context, saved tensors are kept, unless others keep them; it gives those that are, in order."""
+    def saving(self, made: Made | None = None, is_mine: bool = True) -> Iterator[list[Kept]]:
+        """Within this context, saved tensors are kept, and with them what is ``made`` of a weight.
+
+        It gives what it keeps, in order: nothing, where others keep what is saved.
+        """
         kept: list[Kept] = []
         if not is_mine:
             yield kept
             return
 
         def keep(tensor: Tensor) -> Kept:
-            kept.append(self.keep(tensor))
+            kept.append(self.keep(tensor, made))
             return kept[-1]
 
         with saved_tensors_hooks(keep, Kept.release):
             yield kept
-
-    def keep(self, tensor: Tensor) -> Kept:
-        """Keep a tensor as it is now."""
-        kept = Kept(tensor)
-        self._by_memory.setdefault(memory(tensor), WeakSet()).add(kept)
-        return kept
 
     def rescue(self, target: Tensor) -> Tensor | None:
         """Copy what is kept in the memory of ``target``, which is about to be overwritten.
@@ -72,22 +76,33 @@ class Keeper:
         Returns:
             A tensor that goes on having the present values of ``target``, if such a copy was made.
         """
-        copies: dict[tuple[int, ...], Tensor] = {}
-        for kept in self._by_memory.pop(memory(target), ()):
-            place = layout(kept.tensor)
-            copies.setdefault(place, kept.tensor.clone())
-            kept.hold(copies[place])
+        place = place_of(target)
+        copies: dict[Hashable, Tensor] = {}
+        for kept in () if place is None else self._by_place.pop(place, ()):
+            if place_of(kept.tensor) != place:  # its memory was given back, and is now that of others
+                self._note(kept)
+                continue
+            key = layout(kept.tensor)
+            if key not in copies:
+                copies[key] = kept.tensor.clone()
+            kept.hold(copies[key])
         return copies.get(layout(target))
 
+    def keep(self, tensor: Tensor, made: Made | None = None) -> Kept:
+        """Keep a tensor as it is now."""
+        kept = Kept(tensor, made)
+        self._note(kept)
+        return kept
 
-def memory(t: Tensor) -> int | None:
-    """What tells one piece of memory from another, as long as a tensor holds it; None for a tensor that has none."""
-    try:
-        return t.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):
-        return None
+    def _note(self, kept: Kept) -> None:
+        place = place_of(kept.tensor)
+        if place is not None:
+            self._by_place.setdefault(place, WeakSet()).add(kept)
 
 
-def layout(t: Tensor) -> tuple[int, ...]:
-    """Where in its memory the elements of a tensor are."""
-    return (t.storage_offset(), *t.shape, *t.stride())
+def was_modified(t: Tensor) -> RuntimeError:
+    """The error for a tensor that is not what it was when it was saved."""
+    return RuntimeError(
+        f"a tensor of shape {tuple(t.shape)} that this explanation needs was modified in place "
+        "between the explained forward and backward()"
+    )

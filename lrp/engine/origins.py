@@ -8,15 +8,20 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
+from ..maps.storage import place_of
 from .assignment import Assignment
 from .calls import tensors_in
 from .facts import UNKNOWN, Facts, Known
-from .kept import memory
 
 _REENTRANT = (
     "torch.utils.checkpoint with use_reentrant=True runs its function where no gradient is kept, and cannot be "
     "explained; write use_reentrant=False"
 )
+
+
+_HAND_ON = {
+    "BackwardHookFunctionBackward", "RegisterPreBackwardFunctionBackward", "RegisterPostBackwardFunctionBackward",
+}  # fmt: skip
 
 
 class Origins:
@@ -52,7 +57,7 @@ class Origins:
 
     def wrote(self, target: Tensor) -> None:
         """Note that a function that was seen has written to ``target``."""
-        self._written[memory(target)] = target._version
+        self._written[place_of(target)] = target._version
 
     def take_gradient(self, function: str, t: Tensor) -> None:
         """Note that the plain gradient stands in for the relevance of the function that made ``t``."""
@@ -88,7 +93,7 @@ class Origins:
 
     def _check_writes(self, t: Tensor) -> None:
         """Name a write that went round torch's functions: nothing is known of the tensor as it is now."""
-        if t._version not in (self._known.version(t), self._written.get(memory(t))):
+        if t._version not in (self._known.version(t), self._written.get(place_of(t))):
             self.take_gradient("a write that lrp does not see", t)
             self._known.note(t, UNKNOWN)
 
@@ -102,18 +107,20 @@ class Origins:
             return False
         if node.name().startswith("CheckpointFunction"):
             raise NotImplementedError(_REENTRANT)
-        wrapped = self._wrapped(t, node)
+        wrapped = self._wrapped(t)
         if wrapped is None:
             self.take_gradient(f"the autograd function {node.name()}", t)
         self.note(t, wrapped or UNKNOWN)
         return True
 
-    def _wrapped(self, t: Tensor, node: Node) -> Facts | None:
-        """The facts of what a module's backward hook has wrapped."""
-        if node.name() != "BackwardHookFunctionBackward" or self._latest is None:
+    def _wrapped(self, t: Tensor) -> Facts | None:
+        """The facts of what the hooks of a module, or of one that is sharded, have handed on as it is."""
+        node, number = t.grad_fn, t.output_nr
+        while node is not None and node.name() in _HAND_ON:
+            node, number = node.next_functions[number]
+        if node is t.grad_fn or node is None:
             return None
-        edge = get_gradient_edge(self._latest)
-        return self._known.of(self._latest) if node.next_functions[t.output_nr] == (edge.node, edge.output_nr) else None
+        return self._known.of_edge(node, number)
 
 
 def _nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Node]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from ..maps import LinearMap, Sampled
-from ..maps.arithmetic import is_vmapped, sum_up
+from ..maps.arithmetic import is_vmapped
+from ..maps.weights import Memory
 from ..rules import Rule
 from .calls import tensors_in
 from .ledger import Ledger
 from .recording import report
+from .samples import Sample
 
 LARGE = 2**25  # bytes
 PART = 2**24
@@ -34,6 +37,7 @@ class Share:
 
     f: LinearMap
     rule: Rule
+    memory: Memory
     x: Tensor
     w: Tensor
     z: Tensor
@@ -43,18 +47,18 @@ class Share:
         is_sample = self.x.dim() < len(self.f.input_shape)
         x, z, R = (t.unsqueeze(0) if is_sample else t for t in (self.x, self.z, R))
         dtype = computing_dtype(R)
-        b = None if self.b is None else self.b.to(dtype)
-        relevance = self._in_parts(x.to(dtype), self.w.to(dtype), b, z.to(dtype), R.to(dtype)).to(x)
+        w, b = self.w.to(dtype), None if self.b is None else self.b.to(dtype)
+        relevance = self._in_parts(x.to(dtype), w, b, z.to(dtype), R.to(dtype)).to(x)
         return relevance.squeeze(0) if is_sample else relevance
 
     def _in_parts(self, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        size = self._samples_at_a_time(x, R)
+        f, size = replace(self.f, made=self.memory.of(w)), self._samples_at_a_time(x, R)
         if x.dim() == 0 or size >= len(x):
-            return self.rule.redistribute(self.f, x, w, b, z, R)
+            return self.rule.redistribute(f, x, w, b, z, R)
         relevance = torch.empty_like(x)
         for part in (slice(start, start + size) for start in range(0, len(x), size)):
-            f = replace(self.f, input_shape=tuple(x[part].shape))
-            relevance[part] = self.rule.redistribute(f, x[part], w, b, z[part], R[part])
+            of_part = replace(f, input_shape=tuple(x[part].shape))
+            relevance[part] = self.rule.redistribute(of_part, x[part], w, b, z[part], R[part])
         return relevance
 
     def _samples_at_a_time(self, x: Tensor, R: Tensor) -> int:
@@ -69,17 +73,31 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class LayerRelevance:
-    """The backward of a layer: its linear map, its rule, and the name under which it is traced."""
+    """The backward of a layer.
+
+    Attributes:
+        f: its linear map.
+        rule: its rule.
+        memory: where modifications of its weight are kept.
+        name: that under which it is traced.
+        thread: that of the explained forward.
+        samples: of the input, weight and bias, where others than the model's forward can write into them.
+    """
 
     f: LinearMap
     rule: Rule
+    memory: Memory
     name: str | None
     thread: int
+    samples: Sequence[Sample | None]
     ledger: Ledger = field(default_factory=Ledger)
 
-    def __call__(self, R: Tensor, *saved: Tensor) -> Tensor:
-        parts = self.ledger.take(R, Share(self.f, self.rule, *saved))
-        relevance = sum_up(share(part) for part, share in parts)
+    def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
+        for sample, t in zip(self.samples, (x, w, b), strict=True):
+            if sample is not None and t is not None:
+                sample.check(t)
+        parts = self.ledger.take(R, Share(self.f, self.rule, self.memory, x, w, z, b))
+        relevance = reduce(torch.add, (share(part) for part, share in parts))
         if self.name is not None:
             report(self.name, relevance, self.thread)
         return relevance
@@ -94,11 +112,12 @@ class MergedRelevance:
 
     f: LinearMap
     rule: Rule
+    memory: Memory
     below: Ledger
     ledger: Ledger = field(default_factory=Ledger)
 
     def __call__(self, R: Tensor, *saved: Tensor) -> Tensor:
-        for part, share in self.ledger.take(R, Share(self.f, self.rule, *saved)):
+        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, *saved)):
             self.below.put(part, share)
         return R
 

@@ -17,14 +17,17 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..maps import LinearMap
+from ..maps.storage import is_given_back, layout, place_of
+from ..maps.weights import Made, Memory
 from ..rules import Family, Rule
 from .assignment import Assignment
 from .calls import tensors_in
 from .checkpoints import Checkpoint, Replayed
 from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
-from .kept import Keeper, Kept, layout, memory
+from .kept import Keeper, Kept
 from .origins import Origins
 from .propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, relay
+from .samples import Sample
 
 
 class Streams:
@@ -40,6 +43,7 @@ class Streams:
         self.assignment = assignment
         self.differentiable = differentiable
         self.keeper = Keeper()
+        self.memory = Memory()
         self.known = Known()
         self.origins = Origins(inputs, self.known, assignment)
         self.is_live = self.origins.is_live
@@ -69,7 +73,7 @@ class Streams:
 
     def value_before(self, call: LiveCall, t: Tensor) -> Tensor:
         """The value of a tensor before the call, which may overwrite it or what shares its memory."""
-        if call.target is None or memory(t) != memory(call.target) or (self.differentiable and self.is_live(t)):
+        if call.target is None or place_of(t) != place_of(call.target) or (self.differentiable and self.is_live(t)):
             return self.value(t)
         return call.rescued if t is call.target and call.rescued is not None else t.detach().clone()
 
@@ -112,7 +116,7 @@ class Streams:
 
     def relay_layer(
         self, call: LiveCall, f: LinearMap, rule: Rule, name: str | None, values: Sequence[Tensor | None],
-        carrier: Tensor, z: Tensor, *, total: Tensor | None = None, **facts: Any,
+        carrier: Tensor, z: Tensor, *, total: Tensor | None = None, has_parameters: bool = False, **facts: Any,
     ) -> Tensor:  # fmt: skip
         """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
 
@@ -120,20 +124,30 @@ class Streams:
             values: those of x, w and b.
             carrier: that of x.
             total: what the rule is shown for the map's output, where that is not what the call returns.
+            has_parameters: whether w and b are the model's own, and not made for this call.
         """
         self._use_all(call)
-        backward = LayerRelevance(f, rule, name, threading.get_ident())
-        return self._layer(call, backward, values, carrier, z, z if total is None else total, facts)
+        x, w, b = values
+        is_data = call.facts_of(carrier).data
+        samples = [Sample.of(t) for t in (x if is_data else None, *((w, b) if has_parameters else (None, None)))]
+        backward = LayerRelevance(f, rule, self.memory, name, threading.get_ident(), samples)
+        return self._layer(call, backward, name, values, carrier, z, z if total is None else total, facts)
 
     def merge(self, call: LiveCall, x: Tensor, scale: Tensor, shift: Tensor, z: Tensor) -> Tensor:
         """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
         layer = call.facts_of(x).layer
         assert layer is not None
+        if is_given_back(layer.w):
+            raise RuntimeError(
+                f"layer {layer.name!r}: its weight is sharded and was given back before the batch norm that merges "
+                "with it has run; shard the two together, as fully_shard([layer, norm])"
+            )
         self._release(layer, x)
         rule = layer.rule.scaled(layer.f, scale)
         w, b = layer.f.scale_channels(layer.w, scale), shift if layer.b is None else layer.b * scale + shift
-        backward = MergedRelevance(layer.f, rule, layer.ledger)
-        return self._layer(call, backward, (layer.x.release(), w, b), x, z, z, {"data": False, "gate": False})
+        backward = MergedRelevance(layer.f, rule, self.memory, layer.ledger)
+        values, facts = (layer.x.release(), w, b), {"data": False, "gate": False}
+        return self._layer(call, backward, layer.name, values, x, z, z, facts)
 
     def follow(self, call: LiveCall, is_identity: bool = False, **facts: Any) -> Any:
         """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
@@ -218,25 +232,26 @@ class Streams:
             self.keeper.rescue(t)
 
     def _layer(
-        self, call: LiveCall, backward: LayerRelevance | MergedRelevance, values: Sequence[Any], carrier: Tensor,
-        z: Tensor, total: Tensor, facts: Mapping[str, Any],
+        self, call: LiveCall, backward: LayerRelevance | MergedRelevance, name: str | None, values: Sequence[Any],
+        carrier: Tensor, z: Tensor, total: Tensor, facts: Mapping[str, Any],
     ) -> Tensor:  # fmt: skip
         x, w, b = values
         needed = total if backward.rule.needs_output(backward.f) else z.new_empty(0)
         saved = [x, w, needed, *([] if b is None else [b])]
-        output, kept = self._relay(call, z, [carrier], backward, saved)
+        output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
         layer = None
         if backward.f.channel() is not None:
-            of_x, of_z = (kept[0], kept[2]) if kept else (self.keeper.keep(x), None)
-            layer = Layer(backward.f, backward.rule, of_x, w, b, backward.ledger, of_z if needed is z else None)
+            of_x, of_z = (kept[0], kept[2] if needed is z else None) if kept else (self.keeper.keep(x), None)
+            layer = Layer(name, backward.f, backward.rule, of_x, w, b, backward.ledger, of_z)
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
     def _relay(
-        self, call: LiveCall, z: Tensor, carriers: Sequence[Tensor], redistribute: Redistribute, saved: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Kept]]:
+        self, call: LiveCall, z: Tensor, carriers: Sequence[Tensor], redistribute: Redistribute,
+        saved: Sequence[Tensor], made: Made | None = None,
+    ) -> tuple[Tensor, list[Kept]]:  # fmt: skip
         if self.checkpoint is not None:
             saved = self.checkpoint.saved(saved, self.is_again)
-        with self.keeper.saving(self.checkpoint is None) as kept:
+        with self.keeper.saving(made, self.checkpoint is None) as kept:
             output = relay(
                 redistribute, z, carriers, saved,
                 in_place=call.target is not None, differentiable=self.differentiable,
@@ -305,7 +320,7 @@ def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:
     """Whether the output has the values of ``t`` in their places: as its function says, or as a view of all of it."""
     if t.shape != output.shape or t.dtype != output.dtype:
         return False
-    return is_identity or (memory(t) == memory(output) is not None and layout(t) == layout(output))
+    return is_identity or (place_of(t) == place_of(output) is not None and layout(t) == layout(output))
 
 
 Handler = Callable[[Streams, LiveCall], Any]

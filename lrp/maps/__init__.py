@@ -6,7 +6,8 @@ Nothing here knows of rules, models or relevance.
 * :mod:`~lrp.maps.convolutions` - of any dimension and geometry, transposed or not
 * :mod:`~lrp.maps.contractions` - products with a constant tensor: matmul, einsum, tensordot
 * :mod:`~lrp.maps.arithmetic` - division that never blows up, and arithmetic in place
-* :mod:`~lrp.maps.weights` - modified weights such as ``w+``, made once and kept
+* :mod:`~lrp.maps.weights` - modified weights such as ``w+``, made once for an explained forward
+* :mod:`~lrp.maps.storage` - where a tensor's values lie
 
 A new kind of layer is a subclass of :class:`LinearMap` with ``forward``, ``pullback`` and ``weight_pullback``; every
 rule then works for it. What calls of torch it stands for is said in :mod:`lrp.engine.calls`.

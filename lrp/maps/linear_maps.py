@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .arithmetic import identity, sum_up
-from .weights import WHOLE, Make, modified, modified_in_blocks
+from .weights import WHOLE, Made, Make, modified, modified_in_blocks
 
 _PART = 2**20  # elements
 
@@ -28,10 +28,12 @@ class LinearMap(ABC):
     Attributes:
         input_shape: shape of the input ``x``.
         signed: False where the input is known to be >= 0, so that rules can skip its negative part.
+        made: where the modifications of the layer's weight are kept; None makes them each time.
     """
 
     input_shape: tuple[int, ...]
     signed: bool = field(default=True, compare=False)
+    made: Made | None = field(default=None, compare=False, repr=False)
 
     @abstractmethod
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -47,11 +49,11 @@ class LinearMap(ABC):
 
     def forward_modified(self, x: Tensor, make: Make, w: Tensor, b: Tensor | None = None) -> Tensor:
         """``f(x, make(w), b)``, for an elementwise ``make``."""
-        return self.forward(x, modified(make, w), b)
+        return self.forward(x, modified(make, w, self.made), b)
 
     def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
         """``make(w)^T s``, for an elementwise ``make``."""
-        return self.pullback(s, modified(make, w))
+        return self.pullback(s, modified(make, w, self.made))
 
     def per_output(self, b: Tensor) -> Tensor:
         """The bias ``b``, shaped to broadcast against the output."""
@@ -149,12 +151,13 @@ class Linear(Sampled):
         return s.reshape(-1, s.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
     def forward_modified(self, x: Tensor, make: Make, w: Tensor, b: Tensor | None = None) -> Tensor:
-        blocks = modified_in_blocks(make, w)
+        blocks = modified_in_blocks(make, w, self.made)
         z = [F.linear(x, block, None if b is None else b[rows]) for rows, block in blocks]
         return z[0] if len(z) == 1 else torch.cat(z, dim=-1)
 
     def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
-        return sum_up((s if rows is WHOLE else s[..., rows]) @ block for rows, block in modified_in_blocks(make, w))
+        blocks = modified_in_blocks(make, w, self.made)
+        return sum_up((s if rows is WHOLE else s[..., rows]) @ block for rows, block in blocks)
 
     def forward_at(self, at: tuple[Tensor, ...], x: Tensor, make: Make, w: Tensor) -> Tensor:
         def products(*at: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from os import PathLike
 from typing import Any
 
@@ -126,10 +127,15 @@ def _misfit(name: str, shape: tuple[int, ...], model: nn.Module, found: str) -> 
     return ValueError(f"layer {name!r} has a pattern of shape {shape}; in {type(model).__name__} it is {found}")
 
 
+def settings_of(f: Sampled) -> dict[str, Any]:
+    """A linear map as JSON: its type and its fields, less what is known of one call alone."""
+    return {"type": type(f).__name__, **{field.name: getattr(f, field.name) for field in fields(f) if field.compare}}
+
+
 def linear_map(type: str, **settings: Any) -> Sampled:
     """The linear map with these fields, as JSON has them."""
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return _MAPS[type](**fields)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return _MAPS[type](**values)
 
 
 _MAPS: dict[str, Callable[..., Sampled]] = {f.__name__: f for f in (Linear, Convolution, Contraction)}

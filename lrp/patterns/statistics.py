@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any, get_args
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from ..engine.propagation import without_autocast
 from .batches import inputs_in
 from .collectives import merge_over_processes
-from .files import Path, Shapes, check_fits, linear_map, read, reading, remember, write
+from .files import Path, Shapes, check_fits, linear_map, read, reading, remember, settings_of, write
 from .moments import Kind, Moments
 from .observation import Observation, Observed, evaluating
 
@@ -139,7 +138,7 @@ class PatternStatistics:
             moments.settle()
             own = {"w": moments.w, "x_centre": moments.x_centre, "y_centre": moments.y_centre, **moments.sums}
             tensors |= {f"{name}:{key}": t for key, t in own.items()}
-            maps[name] = {"type": type(moments.f).__name__, **asdict(moments.f)}
+            maps[name] = settings_of(moments.f)
         write(path, tensors, {"kinds": sorted(self.kinds), "maps": maps})
 
     @classmethod

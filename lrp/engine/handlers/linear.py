@@ -20,7 +20,8 @@ def linear(streams: Streams, call: LiveCall) -> Any:
     f = replace(f, signed=not call.facts_of(x).nonnegative)
     name, rule = streams.rule(family, call, x, (w, b))
     values = streams.value(x), streams.value(w), None if b is None else streams.value(b)
-    return streams.relay_layer(call, f, rule, name, values, x, streams.evaluate(call), data=False, gate=False)
+    z = streams.evaluate(call)
+    return streams.relay_layer(call, f, rule, name, values, x, z, has_parameters=True, data=False, gate=False)
 
 
 TABLE: dict[Callable[..., Any], Handler] = dict.fromkeys(PARSERS, linear)

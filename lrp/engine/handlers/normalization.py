@@ -109,7 +109,8 @@ def _relay(
     name, rule = streams.rule("norm", call, x, parameters)
     if isinstance(rule, Gradient):
         return streams.gradient(call)
-    return streams.relay_layer(call, f, rule, name, (streams.value(x), *values), x, streams.evaluate(call))
+    z = streams.evaluate(call)
+    return streams.relay_layer(call, f, rule, name, (streams.value(x), *values), x, z, has_parameters=True)
 
 
 def _is_input_alone(call: LiveCall, x: Tensor) -> bool:
