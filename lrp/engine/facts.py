@@ -28,8 +28,9 @@ class Layer(NamedTuple):
         f: its map.
         rule: its rule.
         x: its input, as the layer saw it.
-        w: its weight, and what was merged with it.
-        b: its bias, alike.
+        w: its weight.
+        b: its bias, and what was merged with it.
+        scale: what was merged with its weight, one number a channel; None for nothing.
         ledger: where what is merged with it next puts its relevance down.
         z: the output, as backward keeps it.
     """
@@ -40,6 +41,7 @@ class Layer(NamedTuple):
     x: Kept
     w: Tensor
     b: Tensor | None
+    scale: Tensor | None
     ledger: Ledger
     z: Kept | None
 

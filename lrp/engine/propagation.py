@@ -113,11 +113,15 @@ class MergedRelevance:
     f: LinearMap
     rule: Rule
     memory: Memory
+    is_scaled: bool
     below: Ledger
     ledger: Ledger = field(default_factory=Ledger)
 
-    def __call__(self, R: Tensor, *saved: Tensor) -> Tensor:
-        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, *saved)):
+    def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, *merged: Tensor) -> Tensor:
+        if self.is_scaled:  # here and not in the forward, which would have to keep what it makes
+            *merged, scale = merged  # type: ignore[assignment]
+            w = self.f.scale_channels(w, scale)
+        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, x, w, z, *merged)):
             self.below.put(part, share)
         return R
 

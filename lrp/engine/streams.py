@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..maps import LinearMap
-from ..maps.storage import is_given_back, layout, place_of
+from ..maps.storage import layout, place_of
 from ..maps.weights import Made, Memory
 from ..rules import Family, Rule
 from .assignment import Assignment
@@ -131,22 +131,20 @@ class Streams:
         is_data = call.facts_of(carrier).data
         samples = [Sample.of(t) for t in (x if is_data else None, *((w, b) if has_parameters else (None, None)))]
         backward = LayerRelevance(f, rule, self.memory, name, threading.get_ident(), samples)
-        return self._layer(call, backward, name, values, carrier, z, z if total is None else total, facts)
+        return self._layer(call, backward, name, (*values, None), carrier, z, z if total is None else total, facts)
 
-    def merge(self, call: LiveCall, x: Tensor, scale: Tensor, shift: Tensor, z: Tensor) -> Tensor:
+    def merge(self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor) -> Tensor:
         """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
         layer = call.facts_of(x).layer
         assert layer is not None
-        if is_given_back(layer.w):
-            raise RuntimeError(
-                f"layer {layer.name!r}: its weight is sharded and was given back before the batch norm that merges "
-                "with it has run; shard the two together, as fully_shard([layer, norm])"
-            )
         self._release(layer, x)
-        rule = layer.rule.scaled(layer.f, scale)
-        w, b = layer.f.scale_channels(layer.w, scale), shift if layer.b is None else layer.b * scale + shift
-        backward = MergedRelevance(layer.f, rule, self.memory, layer.ledger)
-        values, facts = (layer.x.release(), w, b), {"data": False, "gate": False}
+        rule, b, total = layer.rule, layer.b, layer.scale
+        if scale is not None:
+            rule, b = rule.scaled(layer.f, scale), None if b is None else b * scale
+            total = scale if total is None else total * scale
+        b = b if shift is None else shift if b is None else b + shift
+        backward = MergedRelevance(layer.f, rule, self.memory, total is not None, layer.ledger)
+        values, facts = (layer.x.release(), layer.w, b, total), {"data": False, "gate": False}
         return self._layer(call, backward, layer.name, values, x, z, z, facts)
 
     def follow(self, call: LiveCall, is_identity: bool = False, **facts: Any) -> Any:
@@ -235,14 +233,14 @@ class Streams:
         self, call: LiveCall, backward: LayerRelevance | MergedRelevance, name: str | None, values: Sequence[Any],
         carrier: Tensor, z: Tensor, total: Tensor, facts: Mapping[str, Any],
     ) -> Tensor:  # fmt: skip
-        x, w, b = values
+        x, w, b, scale = values
         needed = total if backward.rule.needs_output(backward.f) else z.new_empty(0)
-        saved = [x, w, needed, *([] if b is None else [b])]
+        saved = [x, w, needed, *(t for t in (b, scale) if t is not None)]
         output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
         layer = None
         if backward.f.channel() is not None:
             of_x, of_z = (kept[0], kept[2] if needed is z else None) if kept else (self.keeper.keep(x), None)
-            layer = Layer(name, backward.f, backward.rule, of_x, w, b, backward.ledger, of_z)
+            layer = Layer(name, backward.f, backward.rule, of_x, w, b, scale, backward.ledger, of_z)
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
     def _relay(

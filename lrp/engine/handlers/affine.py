@@ -37,25 +37,26 @@ def affine(
     """
     if call.target is not None and call.target is not x:  # the constant is overwritten, and has memory of its own
         return NotImplemented
+    constants = None if _is_number(scale, 1) else scale, None if _is_number(shift, 0) else shift
     layer = call.facts_of(x).layer
     channel = None if layer is None else layer.f.channel()
     if channel is not None:
-        of_channels = [c for c in (_of_channels(streams, c, x, channel) for c in (scale, shift)) if c is not None]
-        if len(of_channels) == 2:
-            return merge(streams, call, x, *of_channels)
+        vectors = [None if c is None else _of_channels(streams, c, x, channel) for c in constants]
+        if all(c is None or vector is not None for c, vector in zip(constants, vectors, strict=True)):
+            return merge(streams, call, x, *vectors)
     if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
         return change_of_unit(streams, call, x, rule, **facts)
     return NotImplemented
 
 
-def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor, shift: Tensor) -> Any:
+def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Any:
     """``x * scale + shift``, one number a channel, merged with the layer whose output ``x`` is."""
     layer = call.facts_of(x).layer
     z = streams.evaluate(call)
     if layer is not None and isinstance(layer.rule, Gradient):
         channel = layer.f.channel() or 0
         shape = [-1 if dim == channel else 1 for dim in range(-x.dim(), 0)]
-        return streams.relay(call, z, [x], Scaled(scale.view(shape)), layer=layer)
+        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale.view(shape)), layer=layer)
     return streams.merge(call, x, scale, shift, z)
 
 
@@ -77,6 +78,10 @@ def _of_channels(streams: Streams, c: Any, x: Tensor, channel: int) -> Tensor | 
     if c.numel() == 1:
         return value.reshape(1).expand(n)
     return value.reshape(-1) if c.dim() >= -channel and c.shape[channel] == n == c.numel() else None
+
+
+def _is_number(c: Any, number: float) -> bool:
+    return isinstance(c, (int, float)) and c == number
 
 
 def _is_unit(c: Any, x: Tensor) -> bool:
