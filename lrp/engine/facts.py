@@ -24,22 +24,16 @@ class Layer(NamedTuple):
     """A linear layer whose output a tensor is, with what was merged with it since.
 
     Attributes:
-        name: its name.
         f: its map.
         rule: its rule.
-        x: its input, as the layer saw it.
-        w: its weight.
         b: its bias, and what was merged with it.
         scale: what was merged with its weight, one number a channel; None for nothing.
         ledger: where what is merged with it next puts its relevance down.
         z: the output, as backward keeps it.
     """
 
-    name: str | None
     f: LinearMap
     rule: Rule
-    x: Kept
-    w: Tensor
     b: Tensor | None
     scale: Tensor | None
     ledger: Ledger

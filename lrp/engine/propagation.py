@@ -33,22 +33,31 @@ Redistribute = Callable[..., "Tensor | tuple[Tensor | None, ...]"]
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """Share the relevance of a layer's outputs out among its inputs, by a rule."""
+    """Share the relevance of a layer's outputs out among its inputs, by a rule.
+
+    Attributes:
+        f: the layer's linear map.
+        rule: its rule.
+        memory: where modifications of its weight are kept.
+        z: the outputs, if the rule needs them.
+        b: the bias, and what was merged with it.
+        scale: what was merged with the weight, one number a channel.
+    """
 
     f: LinearMap
     rule: Rule
     memory: Memory
-    x: Tensor
-    w: Tensor
     z: Tensor
     b: Tensor | None = None
+    scale: Tensor | None = None
 
-    def __call__(self, R: Tensor) -> Tensor:
-        is_sample = self.x.dim() < len(self.f.input_shape)
-        x, z, R = (t.unsqueeze(0) if is_sample else t for t in (self.x, self.z, R))
+    def __call__(self, R: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        w = w if self.scale is None else self.f.scale_channels(w, self.scale)
+        is_sample, own = x.dim() < len(self.f.input_shape), x.dtype
+        x, z, R = (t.unsqueeze(0) if is_sample else t for t in (x, self.z, R))
         dtype = computing_dtype(R)
-        w, b = self.w.to(dtype), None if self.b is None else self.b.to(dtype)
-        relevance = self._in_parts(x.to(dtype), w, b, z.to(dtype), R.to(dtype)).to(x)
+        b = None if self.b is None else self.b.to(dtype)
+        relevance = self._in_parts(x.to(dtype), w.to(dtype), b, z.to(dtype), R.to(dtype)).to(own)
         return relevance.squeeze(0) if is_sample else relevance
 
     def _in_parts(self, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
@@ -96,8 +105,8 @@ class LayerRelevance:
         for sample, t in zip(self.samples, (x, w, b), strict=True):
             if sample is not None and t is not None:
                 sample.check(t)
-        parts = self.ledger.take(R, Share(self.f, self.rule, self.memory, x, w, z, b))
-        relevance = reduce(torch.add, (share(part) for part, share in parts))
+        parts = self.ledger.take(R, Share(self.f, self.rule, self.memory, z, b))
+        relevance = reduce(torch.add, (share(part, x, w) for part, share in parts))
         if self.name is not None:
             report(self.name, relevance, self.thread)
         return relevance
@@ -108,6 +117,7 @@ class MergedRelevance:
     """The backward of a constant scale and shift of each channel, as a batch norm, that is merged with a layer.
 
     Relevance passes to the layer's output as it is, and the layer is told to share it out by the merged weights.
+    These are made there, of the input and the weight that the layer has saved.
     """
 
     f: LinearMap
@@ -117,11 +127,10 @@ class MergedRelevance:
     below: Ledger
     ledger: Ledger = field(default_factory=Ledger)
 
-    def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, *merged: Tensor) -> Tensor:
-        if self.is_scaled:  # here and not in the forward, which would have to keep what it makes
-            *merged, scale = merged  # type: ignore[assignment]
-            w = self.f.scale_channels(w, scale)
-        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, x, w, z, *merged)):
+    def __call__(self, R: Tensor, z: Tensor, *merged: Tensor) -> Tensor:
+        scale = merged[-1] if self.is_scaled else None
+        b = merged[0] if len(merged) > self.is_scaled else None
+        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, z, b, scale)):
             self.below.put(part, share)
         return R
 

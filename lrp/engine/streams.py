@@ -7,7 +7,7 @@ whose autograd graph leads relevance back to the inputs. Parameters and all that
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -115,7 +115,7 @@ class Streams:
         return self._note(output, z, Facts(**{**inherited(call.facts), **facts}), call)
 
     def relay_layer(
-        self, call: LiveCall, f: LinearMap, rule: Rule, name: str | None, values: Sequence[Tensor | None],
+        self, call: LiveCall, f: LinearMap, rule: Rule, name: str | None, values: tuple[Tensor, Tensor, Tensor | None],
         carrier: Tensor, z: Tensor, *, total: Tensor | None = None, has_parameters: bool = False, **facts: Any,
     ) -> Tensor:  # fmt: skip
         """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
@@ -131,7 +131,11 @@ class Streams:
         is_data = call.facts_of(carrier).data
         samples = [Sample.of(t) for t in (x if is_data else None, *((w, b) if has_parameters else (None, None)))]
         backward = LayerRelevance(f, rule, self.memory, name, threading.get_ident(), samples)
-        return self._layer(call, backward, name, (*values, None), carrier, z, z if total is None else total, facts)
+        shown = _shown(rule, f, z if total is None else total)
+        saved = [t for t in (x, w, shown, b) if t is not None]
+        output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
+        layer = Layer(f, rule, b, None, backward.ledger, kept[2] if kept and shown is z else None)
+        return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
     def merge(self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor) -> Tensor:
         """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
@@ -144,8 +148,10 @@ class Streams:
             total = scale if total is None else total * scale
         b = b if shift is None else shift if b is None else b + shift
         backward = MergedRelevance(layer.f, rule, self.memory, total is not None, layer.ledger)
-        values, facts = (layer.x.release(), layer.w, b, total), {"data": False, "gate": False}
-        return self._layer(call, backward, layer.name, values, x, z, z, facts)
+        shown = _shown(rule, layer.f, z)
+        output, kept = self._relay(call, z, [x], backward, [t for t in (shown, b, total) if t is not None])
+        merged = Layer(layer.f, rule, b, total, backward.ledger, kept[0] if kept and shown is z else None)
+        return self._note(output, z, Facts(layer=merged), call)
 
     def follow(self, call: LiveCall, is_identity: bool = False, **facts: Any) -> Any:
         """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
@@ -229,20 +235,6 @@ class Streams:
         for t in tensors_in(output):
             self.keeper.rescue(t)
 
-    def _layer(
-        self, call: LiveCall, backward: LayerRelevance | MergedRelevance, name: str | None, values: Sequence[Any],
-        carrier: Tensor, z: Tensor, total: Tensor, facts: Mapping[str, Any],
-    ) -> Tensor:  # fmt: skip
-        x, w, b, scale = values
-        needed = total if backward.rule.needs_output(backward.f) else z.new_empty(0)
-        saved = [x, w, needed, *(t for t in (b, scale) if t is not None)]
-        output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
-        layer = None
-        if backward.f.channel() is not None:
-            of_x, of_z = (kept[0], kept[2] if needed is z else None) if kept else (self.keeper.keep(x), None)
-            layer = Layer(name, backward.f, backward.rule, of_x, w, b, scale, backward.ledger, of_z)
-        return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
-
     def _relay(
         self, call: LiveCall, z: Tensor, carriers: Sequence[Tensor], redistribute: Redistribute,
         saved: Sequence[Tensor], made: Made | None = None,
@@ -290,6 +282,11 @@ class Streams:
             before = self.known.last(base)
             self.origins.note(base, Facts(**inherited([facts] if before is None else [facts, before])))
             self.origins.note(target, facts)
+
+
+def _shown(rule: Rule, f: LinearMap, z: Tensor) -> Tensor:
+    """The output that a rule is shown: an empty one, if it does not look at it."""
+    return z if rule.needs_output(f) else z.new_empty(0)
 
 
 def _sources(output: Tensor, edges: Sequence[GradientEdge]) -> list[int]:
