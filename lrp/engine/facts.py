@@ -26,16 +26,16 @@ class Layer(NamedTuple):
     Attributes:
         f: its map.
         rule: its rule.
-        b: its bias, and what was merged with it.
-        scale: what was merged with its weight, one number a channel; None for nothing.
+        scale: what was merged with it, one number a channel; None for nothing.
+        shift: alike.
         ledger: where what is merged with it next puts its relevance down.
         z: the output, as backward keeps it.
     """
 
     f: LinearMap
     rule: Rule
-    b: Tensor | None
     scale: Tensor | None
+    shift: Tensor | None
     ledger: Ledger
     z: Kept | None
 

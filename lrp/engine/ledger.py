@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..maps.arithmetic import divide
 
-Share = Callable[[Tensor, Tensor, Tensor], Tensor]
+Share = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Part = tuple[Tensor, Share]
 
 
@@ -31,7 +31,7 @@ class Ledger:
         self._parts: list[Part] = []
 
     def put(self, R: Tensor, share: Share) -> None:
-        """Put down that ``R`` is among the relevance of the output, to be shared out by ``share(R, x, w)``."""
+        """Put down that ``R`` is among the relevance of the output, to be shared out by ``share(R, x, w, b)``."""
         self._renew()
         self._parts.append((R, share))
 

@@ -40,23 +40,24 @@ class Share:
         rule: its rule.
         memory: where modifications of its weight are kept.
         z: the outputs, if the rule needs them.
-        b: the bias, and what was merged with it.
-        scale: what was merged with the weight, one number a channel.
+        scale: what the layer was merged with, one number a channel.
+        shift: alike.
     """
 
     f: LinearMap
     rule: Rule
     memory: Memory
     z: Tensor
-    b: Tensor | None = None
     scale: Tensor | None = None
+    shift: Tensor | None = None
 
-    def __call__(self, R: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    def __call__(self, R: Tensor, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         w = w if self.scale is None else self.f.scale_channels(w, self.scale)
+        b = plus(times(b, self.scale), self.shift)
         is_sample, own = x.dim() < len(self.f.input_shape), x.dtype
         x, z, R = (t.unsqueeze(0) if is_sample else t for t in (x, self.z, R))
         dtype = computing_dtype(R)
-        b = None if self.b is None else self.b.to(dtype)
+        b = None if b is None else b.to(dtype)
         relevance = self._in_parts(x.to(dtype), w.to(dtype), b, z.to(dtype), R.to(dtype)).to(own)
         return relevance.squeeze(0) if is_sample else relevance
 
@@ -105,8 +106,8 @@ class LayerRelevance:
         for sample, t in zip(self.samples, (x, w, b), strict=True):
             if sample is not None and t is not None:
                 sample.check(t)
-        parts = self.ledger.take(R, Share(self.f, self.rule, self.memory, z, b))
-        relevance = reduce(torch.add, (share(part, x, w) for part, share in parts))
+        parts = self.ledger.take(R, Share(self.f, self.rule, self.memory, z))
+        relevance = reduce(torch.add, (share(part, x, w, b) for part, share in parts))
         if self.name is not None:
             report(self.name, relevance, self.thread)
         return relevance
@@ -117,7 +118,7 @@ class MergedRelevance:
     """The backward of a constant scale and shift of each channel, as a batch norm, that is merged with a layer.
 
     Relevance passes to the layer's output as it is, and the layer is told to share it out by the merged weights.
-    These are made there, of the input and the weight that the layer has saved.
+    These are made there, of what the layer has saved: its input, weight and bias.
     """
 
     f: LinearMap
@@ -128,9 +129,8 @@ class MergedRelevance:
     ledger: Ledger = field(default_factory=Ledger)
 
     def __call__(self, R: Tensor, z: Tensor, *merged: Tensor) -> Tensor:
-        scale = merged[-1] if self.is_scaled else None
-        b = merged[0] if len(merged) > self.is_scaled else None
-        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, z, b, scale)):
+        scale, *shift = merged if self.is_scaled else (None, *merged)
+        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, z, scale, *shift)):
             self.below.put(part, share)
         return R
 
@@ -144,6 +144,16 @@ class FunctionRelevance:
     def __call__(self, R: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         gradients: tuple[Tensor, ...] = torch.func.vjp(self.function, *values)[1](R)
         return gradients
+
+
+def times(a: Tensor | None, scale: Tensor | None) -> Tensor | None:
+    """``a * scale``, where there are both."""
+    return a if a is None or scale is None else a * scale
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """``a + b``, or the one that there is."""
+    return b if a is None else a if b is None else a + b
 
 
 def relay(

@@ -26,7 +26,7 @@ from .checkpoints import Checkpoint, Replayed
 from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
 from .kept import Keeper, Kept
 from .origins import Origins
-from .propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, relay
+from .propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, plus, relay, times
 from .samples import Sample
 
 
@@ -134,7 +134,7 @@ class Streams:
         shown = _shown(rule, f, z if total is None else total)
         saved = [t for t in (x, w, shown, b) if t is not None]
         output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
-        layer = Layer(f, rule, b, None, backward.ledger, kept[2] if kept and shown is z else None)
+        layer = Layer(f, rule, None, None, backward.ledger, kept[2] if kept and shown is z else None)
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
     def merge(self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor) -> Tensor:
@@ -142,15 +142,13 @@ class Streams:
         layer = call.facts_of(x).layer
         assert layer is not None
         self._release(layer, x)
-        rule, b, total = layer.rule, layer.b, layer.scale
-        if scale is not None:
-            rule, b = rule.scaled(layer.f, scale), None if b is None else b * scale
-            total = scale if total is None else total * scale
-        b = b if shift is None else shift if b is None else b + shift
-        backward = MergedRelevance(layer.f, rule, self.memory, total is not None, layer.ledger)
+        rule = layer.rule if scale is None else layer.rule.scaled(layer.f, scale)
+        shift = plus(times(layer.shift, scale), shift)
+        scale = scale if layer.scale is None else times(layer.scale, scale)
         shown = _shown(rule, layer.f, z)
-        output, kept = self._relay(call, z, [x], backward, [t for t in (shown, b, total) if t is not None])
-        merged = Layer(layer.f, rule, b, total, backward.ledger, kept[0] if kept and shown is z else None)
+        backward = MergedRelevance(layer.f, rule, self.memory, scale is not None, layer.ledger)
+        output, kept = self._relay(call, z, [x], backward, [t for t in (shown, scale, shift) if t is not None])
+        merged = Layer(layer.f, rule, scale, shift, backward.ledger, kept[0] if kept and shown is z else None)
         return self._note(output, z, Facts(layer=merged), call)
 
     def follow(self, call: LiveCall, is_identity: bool = False, **facts: Any) -> Any:
