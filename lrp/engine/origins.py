@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 
 from ..maps.storage import place_of
@@ -100,7 +101,8 @@ class Origins:
     def _was_made_unseen(self, t: Tensor) -> bool:
         """Whether a tensor that no handler has made depends on the inputs."""
         node = t.grad_fn
-        if t._base is not None and t._base in self._known:  # made before its base was written to
+        is_custom = isinstance(node, BackwardCFunction)
+        if t._base is not None and t._base in self._known and not is_custom:  # made before its base was written to
             self.note(t, UNKNOWN)
             return True
         if node is None or not any(behind in self._roots for behind in _nodes_behind([t])):
