@@ -17,6 +17,7 @@ from ..rules import Rule
 from .calls import Call
 from .kept import Kept, memory
 from .ledger import Ledger
+from .moves import Moves
 
 
 class Layer(NamedTuple):
@@ -30,6 +31,7 @@ class Layer(NamedTuple):
         b: its bias, alike.
         ledger: where what is merged with it next puts its relevance down.
         z: the output, as backward keeps it.
+        moves: how the output was rearranged since.
     """
 
     f: LinearMap
@@ -39,6 +41,18 @@ class Layer(NamedTuple):
     b: Tensor | None
     ledger: Ledger
     z: Kept | None
+    moves: Moves
+
+    @property
+    def channel(self) -> int | None:
+        """The dimension of the tensor that counts the layer's neurons, from the last one (-1) back."""
+        channel = self.f.channel()
+        return channel if channel is None or not self.moves.calls else self.moves.channel(channel)
+
+    def has_channels(self, t: Tensor) -> bool:
+        """Whether dimension 1 of the tensor counts the layer's neurons, as a batch norm that follows takes it."""
+        channel = self.channel
+        return channel is not None and t.dim() + channel == 1
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..maps.arithmetic import is_vmapped, sum_up
 from ..rules import Rule
 from .calls import tensors_in
 from .ledger import Ledger
+from .moves import Moves
 from .recording import report
 
 LARGE = 2**25  # bytes
@@ -95,10 +96,11 @@ class MergedRelevance:
     f: LinearMap
     rule: Rule
     below: Ledger
+    moves: Moves
     ledger: Ledger = field(default_factory=Ledger)
 
     def __call__(self, R: Tensor, *saved: Tensor) -> Tensor:
-        for part, share in self.ledger.take(R, Share(self.f, self.rule, *saved)):
+        for part, share in self.ledger.take(self.moves.back(R), Share(self.f, self.rule, *saved)):
             self.below.put(part, share)
         return R
 

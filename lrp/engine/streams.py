@@ -23,6 +23,7 @@ from .calls import tensors_in
 from .checkpoints import Checkpoint, Replayed
 from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
 from .kept import Keeper, Kept, layout, memory
+from .moves import Moves
 from .origins import Origins
 from .propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, relay
 
@@ -132,14 +133,16 @@ class Streams:
         self._release(layer, x)
         rule = layer.rule.scaled(layer.f, scale)
         w, b = layer.f.scale_channels(layer.w, scale), shift if layer.b is None else layer.b * scale + shift
-        backward = MergedRelevance(layer.f, rule, layer.ledger)
-        return self._layer(call, backward, (layer.x.release(), w, b), x, z, z, {"data": False, "gate": False})
+        backward = MergedRelevance(layer.f, rule, layer.ledger, layer.moves)
+        values = layer.x.release(), w, b
+        return self._layer(call, backward, values, x, z, z, {"data": False, "gate": False}, layer.moves)
 
-    def follow(self, call: LiveCall, is_identity: bool = False, **facts: Any) -> Any:
+    def follow(self, call: LiveCall, is_identity: bool = False, is_rearranged: bool = False, **facts: Any) -> Any:
         """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
 
         Args:
             is_identity: whether an output of the input's shape has its values in their places.
+            is_rearranged: whether the output has all the values of the first argument, each once.
             facts: what the function makes known of its output, besides what it inherits.
         """
         values = self.evaluate(call) if self.differentiable else None
@@ -150,11 +153,16 @@ class Streams:
         for output, value in zip(tensors_in(live), tensors_in(live if values is None else values), strict=True):
             if not output.requires_grad or (call.target is None and any(output is t for t in call.live)):
                 continue
-            sources = _sources(output, edges, call.facts)
-            same = len(call.live) == 1 and (is_identity or call.target is None)
-            same = same and _is_same(call.live[0], output, is_identity)
-            known = call.facts[0] if same else Facts(**{**inherited(sources), **facts})
-            is_used |= not same
+            sources = _sources(output, edges, call)
+            known = Facts(**{**inherited([f for _, f in sources]), **facts})
+            if len(sources) == 1 and (is_identity or call.target is None):
+                ((source, of_source),) = sources
+                if _is_same(source, output, is_identity):
+                    known = of_source
+                elif is_rearranged and of_source.layer is not None:
+                    layer = of_source.layer
+                    known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source)))
+            is_used |= known.layer is None
             self._note(output, value, known, call)
         if is_used:
             self._use_all(call)
@@ -218,16 +226,18 @@ class Streams:
 
     def _layer(
         self, call: LiveCall, backward: LayerRelevance | MergedRelevance, values: Sequence[Any], carrier: Tensor,
-        z: Tensor, total: Tensor, facts: Mapping[str, Any],
+        z: Tensor, total: Tensor, facts: Mapping[str, Any], moves: Moves | None = None,
     ) -> Tensor:  # fmt: skip
         x, w, b = values
-        needed = total if backward.rule.needs_output(backward.f) else z.new_empty(0)
-        saved = [x, w, needed, *([] if b is None else [b])]
+        moves = moves or Moves(tuple(z.shape))
+        needed = moves.back(total) if backward.rule.needs_output(backward.f) else None
+        saved = [x, w, z.new_empty(0) if needed is None else needed, *([] if b is None else [b])]
         output, kept = self._relay(call, z, [carrier], backward, saved)
         layer = None
         if backward.f.channel() is not None:
             of_x, of_z = (kept[0], kept[2]) if kept else (self.keeper.keep(x), None)
-            layer = Layer(backward.f, backward.rule, of_x, w, b, backward.ledger, of_z if needed is z else None)
+            of_z = None if needed is None else of_z
+            layer = Layer(backward.f, backward.rule, of_x, w, b, backward.ledger, of_z, moves)
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
     def _relay(
@@ -255,7 +265,7 @@ class Streams:
         """Note that the layer's output ``t`` is used by something that is not merged with it."""
         layer.ledger.is_direct = True
         if layer.z is not None and layer.z.is_dropped:
-            layer.z.hold(t.detach())
+            layer.z.hold(layer.moves.back(t.detach()))
 
     def _use_all(self, call: LiveCall) -> None:
         for t, facts in zip(call.live, call.facts, strict=True):
@@ -278,22 +288,26 @@ class Streams:
             self.origins.note(target, facts)
 
 
-def _sources(output: Tensor, edges: Sequence[GradientEdge], facts: Sequence[Facts]) -> Sequence[Facts]:
-    """The facts of the tensors whose values enter the output, as its autograd graph tells: a shape alone does not."""
+def _sources(output: Tensor, edges: Sequence[GradientEdge], call: LiveCall) -> Sequence[tuple[Tensor, Facts]]:
+    """The live tensors whose values enter the output, as its autograd graph tells: a shape alone does not."""
+    known = list(zip(call.live, call.facts, strict=True))
     if len(edges) < 2:
-        return facts
-    of_edge = {(edge.node, edge.output_nr): known for edge, known in zip(edges, facts, strict=True)}
-    found, seen = [], set()
+        return known
+    of_edge = {(edge.node, edge.output_nr): source for edge, source in zip(edges, known, strict=True)}
+    found: list[tuple[Tensor, Facts]] = []
+    seen = set()
     ahead = [output.grad_fn]
     while ahead:
         node = ahead.pop()
         for edge in node.next_functions if node is not None else ():
+            if edge in seen:
+                continue
+            seen.add(edge)
             if edge in of_edge:
                 found.append(of_edge[edge])
-            elif edge not in seen:
-                seen.add(edge)
+            else:
                 ahead.append(edge[0])
-    return found or [UNKNOWN]
+    return found or [(output, UNKNOWN)]
 
 
 def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:

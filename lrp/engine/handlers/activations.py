@@ -37,7 +37,7 @@ def as_input(nonnegative: bool, *_: Any, **__: Any) -> bool:
 
 
 def _softplus(nonnegative: bool, beta: float = 1, threshold: float = 20) -> bool:
-    return beta > 0
+    return beta > 0 and (nonnegative or threshold >= 0)  # above its threshold it is the identity
 
 
 def _threshold(nonnegative: bool, threshold: float, value: float, inplace: bool = False) -> bool:
