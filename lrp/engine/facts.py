@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
@@ -113,6 +112,7 @@ class Known:
     def __init__(self) -> None:
         self._facts = WeakTensorKeyDictionary()
         self._writes: Counter[int | None] = Counter()
+        self._lent: dict[int | None, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def __contains__(self, t: Tensor) -> bool:
         """Whether anything was ever noted of ``t``."""
@@ -127,19 +127,24 @@ class Known:
         stamp, facts = self._facts.get(t, (None, None))  # type: ignore[no-untyped-call]
         return facts if stamp is not None and stamp == self._stamp(t) else None
 
-    def of_edge(self, edge: GradientEdge) -> Facts | None:
-        """The facts of the tensor that is this output of this node of the autograd graph."""
-        tensors = (t for t in self._facts if get_gradient_edge(t) == edge)
-        return next((facts for t in tensors if (facts := self.of(t)) is not None), None)
-
     def last(self, t: Tensor) -> Facts | None:
         """What was last noted of ``t``, though it may have changed since."""
         facts: Facts | None = self._facts.get(t, (None, None))[1]  # type: ignore[no-untyped-call]
         return facts
 
     def forget(self, t: Tensor) -> None:
-        """Note that the memory of ``t`` may be written to from now on, or was, without torch counting it."""
+        """Note that the memory of ``t`` was written to, which torch may not have counted."""
         self._writes[memory(t)] += 1
+
+    def lend(self, t: Tensor) -> None:
+        """Note that others than torch may write to the memory of ``t`` from now on: it is compared with what it was."""
+        now = t.untyped_storage()
+        self._lent[memory(t)] = now, torch.UntypedStorage(now.nbytes(), device=now.device).copy_(now)  # type: ignore[no-untyped-call]
+
+    def has_memory(self, t: Tensor) -> bool:
+        """Whether a live tensor is in the memory of ``t``."""
+        where = memory(t)
+        return where is not None and any(memory(other) == where for other in self._facts)
 
     def is_nonnegative(self, value: Any) -> bool:
         """Whether no element of a tensor or number is below zero, as far as is proved without looking at tensors."""
@@ -150,4 +155,16 @@ class Known:
 
     def _stamp(self, t: Tensor) -> tuple[int | None, ...]:
         where = memory(t)
+        if where in self._lent:
+            self._compare(where)
         return t._version, where, self._writes[where] if self._writes else 0
+
+    def _compare(self, where: int | None) -> None:
+        now, before = self._lent[where]
+        if not torch.equal(_bytes(now), _bytes(before)):
+            before.copy_(now)
+            self._writes[where] += 1
+
+
+def _bytes(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)

@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, substitute, tensors_in
-from .checkpoints import Checkpoint, running_frame
+from .calls import Call, in_place_target, substitute, tensors_in, tensors_within
+from .checkpoints import Checkpoint, arguments_of_checkpoint, running_frame
 from .facts import LiveCall
 from .handlers import TABLE
 from .streams import Streams
@@ -58,6 +58,8 @@ class Interception(TorchFunctionMode):
         facts = [self.streams.facts(t) for t in live]
         call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
         _refuse(call, self.streams)
+        if func in _LENDING:
+            self.streams.lend(call.live[0])
         handler = TABLE.get(func)
         result = NotImplemented if handler is None else handler(self.streams, call)
         return self.streams.follow_unsupported(call, call.name) if result is NotImplemented else result
@@ -69,7 +71,8 @@ class Interception(TorchFunctionMode):
             if self.streams.differentiable:
                 raise NotImplementedError("differentiable=True: within torch.utils.checkpoint, relevance has no graph")
             streams, recompute = self.streams, frame.recompute_fn
-            checkpoint = Checkpoint(frame, streams.known, len(streams.assignment.chosen))
+            facts = [streams.facts(t) if streams.is_live(t) else None for t in tensors_in(arguments_of_checkpoint())]
+            checkpoint = Checkpoint(facts, len(streams.assignment.chosen))
 
             def intercepted(*arguments: Any) -> None:
                 with Interception(streams.again(checkpoint, arguments)):
@@ -84,18 +87,25 @@ class Interception(TorchFunctionMode):
         Else a gradient could reach parameters by what is made of them.
         """
         streams = self.streams
-        result = call.function(*call.args, **call.kwargs)
+        if call.function in _LENDING:
+            streams.lend(call.args[0])
+        overwritten = [t for t in written if streams.is_live(t)]
+        result = call.run(lambda t: t.detach() if written and t.requires_grad and not _is_among(t, written) else t)
         for t in written:
             streams.known.forget(t)
-            if streams.is_live(t):
-                streams.origins.take_gradient(f"{call.name} where gradients are switched off", t)
+        for t in overwritten:
+            streams.origins.overwritten(f"{call.name} where gradients are switched off", t)
         if live:
             if any(True for _ in tensors_in(result)):
                 streams.origins.end(call.name)
             return result
-        constant = substitute(result, lambda t: t if t.is_leaf or any(t is w for w in written) else t.detach())
+        constant = substitute(result, lambda t: t if t.is_leaf or _is_among(t, written) else t.detach())
         streams.assignment.derive((call.args, call.kwargs), constant)
         return constant
+
+
+def _is_among(t: Tensor, tensors: Sequence[Tensor]) -> bool:
+    return any(t is other for other in tensors)
 
 
 def _refuse(call: LiveCall, streams: Streams) -> None:
@@ -112,6 +122,9 @@ def _refuse(call: LiveCall, streams: Streams) -> None:
             "explained forward; make it within the forward, or detach it"
         )
 
+
+# What hands the memory of a tensor to others than torch.
+_LENDING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage}
 
 _GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
@@ -173,15 +186,16 @@ def _run(
     differentiable: bool = False,
     strict: bool = False,
 ) -> Any:
-    inputs = [t for t in tensors_in((args, kwargs) if inputs is None else inputs) if t.requires_grad]
+    inputs = [t for t in tensors_within((args, kwargs) if inputs is None else inputs) if t.requires_grad]
     _check(inputs)
     mode = Interception(Streams(inputs, assignment, differentiable))
     with _untouched(assignment.module, inputs), mode:
         output = forward(*args, **kwargs)
-    assignment.check(output)
-    mode.streams.origins.check(output)
-    _tell(mode.streams.origins.unsupported(output), strict)
-    mode.streams.settle(output)
+    outputs = list(tensors_within(output))
+    assignment.check(outputs)
+    mode.streams.origins.check(outputs)
+    _tell(mode.streams.origins.unsupported(outputs), strict)
+    mode.streams.settle(outputs)
     return output
 
 

@@ -44,6 +44,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._by_memory: dict[int | None, WeakSet[Kept]] = {}
+        self._lent: set[int | None] = set()
 
     @contextmanager
     def saving(self, is_mine: bool = True) -> Iterator[list[Kept]]:
@@ -62,9 +63,16 @@ class Keeper:
 
     def keep(self, tensor: Tensor) -> Kept:
         """Keep a tensor as it is now."""
+        if self._lent and memory(tensor) in self._lent:
+            return Kept(tensor.clone())
         kept = Kept(tensor)
         self._by_memory.setdefault(memory(tensor), WeakSet()).add(kept)
         return kept
+
+    def lend(self, t: Tensor) -> None:
+        """Keep copies of what is in the memory of ``t`` from now on: others than torch may write to it."""
+        self.rescue(t)
+        self._lent.add(memory(t))
 
     def rescue(self, target: Tensor) -> Tensor | None:
         """Copy what is kept in the memory of ``target``, which is about to be overwritten.

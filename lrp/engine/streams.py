@@ -133,6 +133,7 @@ class Streams:
         self._release(layer, x)
         rule = layer.rule.scaled(layer.f, scale)
         w, b = layer.f.scale_channels(layer.w, scale), shift if layer.b is None else layer.b * scale + shift
+        layer.ledger.merge()
         backward = MergedRelevance(layer.f, rule, layer.ledger, layer.moves)
         values = layer.x.release(), w, b
         return self._layer(call, backward, values, x, z, z, {"data": False, "gate": False}, layer.moves)
@@ -194,7 +195,7 @@ class Streams:
             live = [outputs]
         for t in live:
             self.origins.take_gradient(name, t)
-        if not live and any(True for _ in tensors_in(outputs)):
+        if not live and (isinstance(outputs, (float, list)) or any(True for _ in tensors_in(outputs))):
             self.origins.end(name)
         return outputs
 
@@ -208,6 +209,12 @@ class Streams:
             self.checkpoint.overwrites(target)
         return self.keeper.rescue(target)
 
+    def lend(self, t: Tensor) -> None:
+        """Note that others than torch may write to the memory of ``t`` from now on."""
+        if self.known.has_memory(t):
+            self.keeper.lend(t)
+            self.known.lend(t)
+
     def again(self, checkpoint: Checkpoint, arguments: Any) -> Streams:
         """The streams of the recomputation of a checkpoint, which has these arguments."""
         streams = copy(self)
@@ -215,13 +222,13 @@ class Streams:
         streams.keeper, streams.checkpoint, streams.is_again = Keeper(), checkpoint.begin(self.known, arguments), True
         return streams
 
-    def settle(self, output: Any) -> None:
+    def settle(self, outputs: Sequence[Tensor]) -> None:
         """After the forward: keep what a backward from anywhere may need, whatever is done to the outputs."""
         for layer, carrier, version in self._merged:
             t = carrier()
             if t is not None and t._version == version:
                 self._use(layer, t)
-        for t in tensors_in(output):
+        for t in outputs:
             self.keeper.rescue(t)
 
     def _layer(
@@ -237,6 +244,7 @@ class Streams:
         if backward.f.channel() is not None:
             of_x, of_z = (kept[0], kept[2]) if kept else (self.keeper.keep(x), None)
             of_z = None if needed is None else of_z
+            backward.ledger.belongs_to(output)
             layer = Layer(backward.f, backward.rule, of_x, w, b, backward.ledger, of_z, moves)
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
@@ -263,7 +271,7 @@ class Streams:
 
     def _use(self, layer: Layer, t: Tensor) -> None:
         """Note that the layer's output ``t`` is used by something that is not merged with it."""
-        layer.ledger.is_direct = True
+        layer.ledger.use()
         if layer.z is not None and layer.z.is_dropped:
             layer.z.hold(layer.moves.back(t.detach()))
 
