@@ -41,11 +41,17 @@ class Interception(TorchFunctionMode):
         self.streams = streams
         self._checkpoints: WeakKeyDictionary[Any, Checkpoint] = WeakKeyDictionary()
         self._around = streams.checkpoint
+        level = torch._C._functorch.peek_interpreter_stack()
+        self._level = 0 if level is None else level.level()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _GRADIENTS:
+            _refuse_gradients(Call(func).name)
+        if self._differentiates():
+            _refuse_gradients("a derivative by torch.func")
         target = in_place_target(func, args, kwargs)
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
@@ -57,12 +63,17 @@ class Interception(TorchFunctionMode):
             return self._run_constant(Call(func, args, kwargs), live, written)
         facts = [self.streams.facts(t) for t in live]
         call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
-        _refuse(call, self.streams)
+        _check_target(call, self.streams)
         if func in _LENDING:
             self.streams.lend(call.live[0])
         handler = TABLE.get(func)
         result = NotImplemented if handler is None else handler(self.streams, call)
         return self.streams.follow_unsupported(call, call.name) if result is NotImplemented else result
+
+    def _differentiates(self) -> bool:
+        """Whether a transform of ``torch.func`` within the forward differentiates what is called."""
+        level = torch._C._functorch.peek_interpreter_stack()
+        return level is not None and level.level() > self._level and level.key() in _DIFFERENTIATING
 
     def _enter_checkpoint(self) -> None:
         """Note which checkpoint the model is in; of a new one, see to it that its recomputation is intercepted too."""
@@ -108,13 +119,15 @@ def _is_among(t: Tensor, tensors: Sequence[Tensor]) -> bool:
     return any(t is other for other in tensors)
 
 
-def _refuse(call: LiveCall, streams: Streams) -> None:
-    """Raise for what would be given relevance where the model wants something else."""
-    if call.function in _GRADIENTS:
-        raise NotImplementedError(
-            f"{call.name} within an explained forward would be given relevance for a gradient: explain what it is "
-            "taken of, such as the energy instead of its forces"
-        )
+def _refuse_gradients(name: str) -> None:
+    raise NotImplementedError(
+        f"{name} within an explained forward would be given relevance for a gradient: explain what it is taken of, "
+        "such as the energy instead of its forces"
+    )
+
+
+def _check_target(call: LiveCall, streams: Streams) -> None:
+    """Raise for a write to what relevance would reach parameters by."""
     target = call.target
     if target is not None and target.requires_grad and not streams.is_live(target):
         raise NotImplementedError(
@@ -126,6 +139,7 @@ def _refuse(call: LiveCall, streams: Streams) -> None:
 # What hands the memory of a tensor to others than torch.
 _LENDING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage}
 
+_DIFFERENTIATING = {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp}
 _GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 
