@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -86,6 +87,20 @@ class Keeper:
             copies.setdefault(place, kept.tensor.clone())
             kept.hold(copies[place])
         return copies.get(layout(target))
+
+
+@contextmanager
+def unhooked() -> Iterator[None]:
+    """Within this context no hooks for saved tensors are active, which ``torch.func`` would refuse to work under."""
+    hooks = []
+    while (top := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None:
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+        hooks.append(top)
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(hooks):
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 def memory(t: Tensor) -> int | None:

@@ -34,10 +34,16 @@ class Ledger:
         self._parts: list[Part] = []
         self._whole: Tensor | None = None
         self._output: tuple[ReferenceType[Tensor], int] | None = None
+        self._is_watched = False
 
     def belongs_to(self, output: Tensor) -> None:
         """Note that this is the ledger of the layer with that output."""
         self._output = ref(output), output._version
+
+    def output(self) -> Tensor | None:
+        """The layer's output, if it is still there and was not written to."""
+        output = None if self._output is None else self._output[0]()
+        return output if output is not None and self._output[1] == output._version else None  # type: ignore[index]
 
     def merge(self) -> None:
         """Note that one more function is merged with the layer."""
@@ -75,9 +81,9 @@ class Ledger:
 
     def _watch(self) -> None:
         """See the output's relevance as it comes, before the hooks of others change it."""
-        output, version = (None, 0) if self._output is None else (self._output[0](), self._output[1])
-        self._output = None
-        if output is not None and output._version == version:
+        output = self.output()
+        if output is not None and not self._is_watched:
+            self._is_watched = True
             others = dict(output._backward_hooks or {})
             output.register_hook(self._see)  # type: ignore[no-untyped-call]
             hooks: Any = output._backward_hooks

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .calls import Call, substitute
+from .kept import unhooked
 
 _MOVED = torch.empty(0, device="meta")  # stands for what is rearranged, which need not be held
 
@@ -47,7 +48,8 @@ class Moves(NamedTuple):
         """What was rearranged, as it lay in the layer's output."""
         if not self.calls:
             return t
-        back: Tensor = torch.func.vjp(self._run, t.new_empty(self.shape))[1](t)[0]
+        with unhooked():
+            back: Tensor = torch.func.vjp(self._run, t.new_empty(self.shape))[1](t)[0]
         return back
 
     def _run(self, t: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from ..maps import LinearMap
 from ..maps.arithmetic import is_vmapped, sum_up
 from ..rules import Rule
 from .calls import tensors_in
+from .kept import unhooked
 from .ledger import Ledger
 from .moves import Moves
 from .recording import report
@@ -181,11 +182,16 @@ class _Relay(torch.autograd.Function):
                 "create_graph=True: this relevance cannot be differentiated; explain with "
                 "forward(..., explain=True, differentiable=True)"
             )
-        with without_autocast(R.device.type):
+        with without_autocast(R.device.type), _without_hooks():
             relevances = ctx.redistribute(R, *ctx.saved_tensors)
         if isinstance(relevances, Tensor):
             relevances = (relevances,)
         return (*(None,) * 4, *relevances, *(None,) * (ctx.n_inputs - 4 - len(relevances)))
+
+
+def _without_hooks() -> Any:
+    """Rules may differentiate, also where the caller keeps saved tensors elsewhere."""
+    return nullcontext() if torch._C._autograd._top_saved_tensors_default_hooks(True) is None else unhooked()
 
 
 def without_autocast(device_type: str) -> Any:

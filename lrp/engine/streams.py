@@ -225,8 +225,10 @@ class Streams:
     def settle(self, outputs: Sequence[Tensor]) -> None:
         """After the forward: keep what a backward from anywhere may need, whatever is done to the outputs."""
         for layer, carrier, version in self._merged:
-            t = carrier()
-            if t is not None and t._version == version:
+            output, t = layer.ledger.output(), carrier()
+            if output is not None:
+                self._use(layer._replace(moves=Moves(tuple(output.shape))), output)
+            elif t is not None and t._version == version:
                 self._use(layer, t)
         for t in outputs:
             self.keeper.rescue(t)

@@ -58,6 +58,11 @@ def overwrites(streams: Streams, call: LiveCall) -> Any:
     return streams.follow(call, is_identity=True, nonnegative=streams.known.is_nonnegative(source))
 
 
+def watches(streams: Streams, call: LiveCall) -> Any:
+    """A hook, for what flows backward: it is for the carrier, and there is no value."""
+    return call.run(streams.carrier)
+
+
 def fills(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of several arguments, or constants."""
     return streams.follow(call)
@@ -115,6 +120,7 @@ TABLE: dict[Callable[..., Any], Handler] = {
     **dict.fromkeys(named(*_COPIES), copies),
     **dict.fromkeys(named(*_FILLS), fills),
     Tensor.copy_: overwrites,
+    **dict.fromkeys(named("register_hook", "retain_grad"), watches),
     **dict.fromkeys(named("pad"), pads),
     **dict.fromkeys(named("constant_pad_nd"), pads_by_constant),
     torch.where: chooses,
