@@ -5,13 +5,16 @@ as torch computes it, and beside it a carrier, whose autograd graph leads releva
 
 * :mod:`~lrp.engine.interception` - the mode, and the explained forward as a whole: start to read here
 * :mod:`~lrp.engine.streams` - values and relevance side by side
-* :mod:`~lrp.engine.facts` - what is known of a live tensor
+* :mod:`~lrp.engine.origins` - which tensors are live, and where they were made unseen
+* :mod:`~lrp.engine.facts`, :mod:`~lrp.engine.moves` - what is known of a live tensor; how a layer's output was moved
 * :mod:`~lrp.engine.handlers` - what each torch function does to relevance: here a function gets its rule
 * :mod:`~lrp.engine.calls` - what a call of a torch function says
 * :mod:`~lrp.engine.checks` - what an explained forward can be asked
 * :mod:`~lrp.engine.untouched` - the model is left as it was, in training mode too
 * :mod:`~lrp.engine.assignment` - which layer is called what, and which rule and pattern it gets
 * :mod:`~lrp.engine.propagation` - the autograd function that calls a rule in backward
+* :mod:`~lrp.engine.ledger` - where norms that are merged with a layer put its relevance down
+* :mod:`~lrp.engine.checkpoints` - what is computed again in backward
 * :mod:`~lrp.engine.kept` - what backward needs, kept from the model's operations in place
 * :mod:`~lrp.engine.recording` - who records the relevance of hidden layers
 

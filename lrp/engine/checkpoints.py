@@ -7,36 +7,37 @@ tensors. These go through the checkpoint's own saving, and memory falls as witho
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.utils.checkpoint import checkpoint
 
 from ..maps.storage import place_of
 from ..rules import Pass, Place, Rule
 from .assignment import Assignment
 from .calls import tensors_in
-from .facts import Known
+from .facts import Facts, Known
+
+_CHECKPOINT = inspect.unwrap(checkpoint).__code__
 
 
 class Checkpoint:
     """One checkpoint of an explained forward: what its recomputation needs to do alike.
 
     Args:
-        frame: torch's record of it.
-        known: what is known at its beginning.
+        facts: what is known of the tensors among its arguments, None for constants.
         start: how many rules have been chosen before it.
 
     Attributes:
-        start: alike.
-        facts: the facts of the tensors among its arguments, None for constants.
+        facts, start: alike.
     """
 
-    def __init__(self, frame: Any, known: Known, start: int) -> None:
-        self.start = start
-        self.facts = [known.of_edge(*get_gradient_edge(t)[:2]) if t.requires_grad else None for t in _inputs(frame)]
+    def __init__(self, facts: Sequence[Facts | None], start: int) -> None:
+        self.facts, self.start = facts, start
         self._saved: dict[int | None, set[int]] = {}
         self._overwritten: set[int] = set()
         self._number = 0
@@ -86,9 +87,17 @@ class Replayed(Assignment):
         return str(place), rule
 
 
-def _inputs(frame: Any) -> list[Tensor]:
-    """The tensors among the arguments of a checkpoint."""
-    if hasattr(frame, "get_inputs"):
-        return list(tensors_in(frame.get_inputs()))
-    saver = frame.input_saver.grad_fn
-    return list(tensors_in(saver.get_args(saver.saved_tensors)))
+def arguments_of_checkpoint() -> Any:
+    """The arguments of the innermost checkpoint that is running.
+
+    They are found where it was called: torch's record of them cannot be read within another checkpoint, which would
+    begin its recomputation.
+    """
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not _CHECKPOINT:
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        raise NotImplementedError(
+            "a checkpoint that is not called by torch.utils.checkpoint.checkpoint() cannot be explained"
+        )
+    return frame.f_locals["args"]

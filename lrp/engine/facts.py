@@ -18,6 +18,7 @@ from ..rules import Rule
 from .calls import Call
 from .kept import Kept
 from .ledger import Ledger
+from .moves import Moves
 
 
 class Layer(NamedTuple):
@@ -30,6 +31,7 @@ class Layer(NamedTuple):
         shift: alike.
         ledger: where what is merged with it next puts its relevance down.
         z: the output, as backward keeps it.
+        moves: how the output was rearranged since.
     """
 
     f: LinearMap
@@ -38,6 +40,18 @@ class Layer(NamedTuple):
     shift: Tensor | None
     ledger: Ledger
     z: Kept | None
+    moves: Moves
+
+    @property
+    def channel(self) -> int | None:
+        """The dimension of the tensor that counts the layer's neurons, from the last one (-1) back."""
+        channel = self.f.channel()
+        return channel if channel is None or not self.moves.calls else self.moves.channel(channel)
+
+    def has_channels(self, t: Tensor) -> bool:
+        """Whether dimension 1 of the tensor counts the layer's neurons, as a batch norm that follows takes it."""
+        channel = self.channel
+        return channel is not None and t.dim() + channel == 1
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,7 @@ class Known:
     def __init__(self) -> None:
         self._facts = WeakTensorKeyDictionary()
         self._writes: Counter[int | None] = Counter()
+        self._lent: dict[int | None, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def __contains__(self, t: Tensor) -> bool:
         """Whether anything was ever noted of ``t``."""
@@ -128,8 +143,18 @@ class Known:
         return None if stamp is None else stamp[0]
 
     def forget(self, t: Tensor) -> None:
-        """Note that the memory of ``t`` may be written to from now on, or was, without torch counting it."""
+        """Note that the memory of ``t`` was written to, which torch may not have counted."""
         self._writes[place_of(t)] += 1
+
+    def lend(self, t: Tensor) -> None:
+        """Note that others than torch may write to the memory of ``t`` from now on: it is compared with what it was."""
+        now = t.untyped_storage()
+        self._lent[place_of(t)] = now, torch.UntypedStorage(now.nbytes(), device=now.device).copy_(now)  # type: ignore[no-untyped-call]
+
+    def has_memory(self, t: Tensor) -> bool:
+        """Whether a live tensor is in the memory of ``t``."""
+        where = place_of(t)
+        return where is not None and any(place_of(other) == where for other in self._facts)
 
     def is_nonnegative(self, value: Any) -> bool:
         """Whether no element of a tensor or number is below zero, as far as is proved without looking at tensors."""
@@ -140,4 +165,16 @@ class Known:
 
     def _stamp(self, t: Tensor) -> tuple[int | None, ...]:
         where = place_of(t)
+        if where in self._lent:
+            self._compare(where)
         return t._version, where, self._writes[where] if self._writes else 0
+
+    def _compare(self, where: int | None) -> None:
+        now, before = self._lent[where]
+        if not torch.equal(_bytes(now), _bytes(before)):
+            before.copy_(now)
+            self._writes[where] += 1
+
+
+def _bytes(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, strangeness, substitute, tensors_in
-from .checkpoints import Checkpoint, running_frame
+from .calls import Call, in_place_target, strangeness, substitute, tensors_in, tensors_within
+from .checkpoints import Checkpoint, arguments_of_checkpoint, running_frame
 from .checks import check_inputs, check_pattern
 from .facts import LiveCall
 from .handlers import TABLE
@@ -46,11 +46,17 @@ class Interception(TorchFunctionMode):
         self.streams = streams
         self._checkpoints: WeakKeyDictionary[Any, Checkpoint] = WeakKeyDictionary()
         self._around = streams.checkpoint
+        level = torch._C._functorch.peek_interpreter_stack()
+        self._level = 0 if level is None else level.level()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _GRADIENTS:
+            _refuse_gradients(Call(func).name)
+        if self._differentiates():
+            _refuse_gradients("a derivative by torch.func")
         target = in_place_target(func, args, kwargs)
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
@@ -62,13 +68,20 @@ class Interception(TorchFunctionMode):
             return self._run_constant(Call(func, args, kwargs), live, written)
         facts = [self.streams.facts(t) for t in live]
         call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
-        _refuse(call, self.streams)
+        _check_target(call, self.streams)
+        if func in _LENDING:
+            self.streams.lend(call.live[0])
         strange = strangeness((args, kwargs))
         handler = TABLE.get(func) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
         if result is not NotImplemented:
             return result
         return self.streams.follow_unsupported(call, call.name if strange is None else f"{call.name} of {strange}")
+
+    def _differentiates(self) -> bool:
+        """Whether a transform of ``torch.func`` within the forward differentiates what is called."""
+        level = torch._C._functorch.peek_interpreter_stack()
+        return level is not None and level.level() > self._level and level.key() in _DIFFERENTIATING
 
     def _enter_checkpoint(self) -> None:
         """Note which checkpoint the model is in; of a new one, see to it that its recomputation is intercepted too."""
@@ -77,7 +90,8 @@ class Interception(TorchFunctionMode):
             if self.streams.differentiable:
                 raise NotImplementedError("differentiable=True: within torch.utils.checkpoint, relevance has no graph")
             streams, recompute = self.streams, frame.recompute_fn
-            checkpoint = Checkpoint(frame, streams.known, len(streams.assignment.chosen))
+            facts = [streams.facts(t) if streams.is_live(t) else None for t in tensors_in(arguments_of_checkpoint())]
+            checkpoint = Checkpoint(facts, len(streams.assignment.chosen))
 
             def intercepted(*arguments: Any) -> None:
                 with Interception(streams.again(checkpoint, arguments)):
@@ -92,28 +106,36 @@ class Interception(TorchFunctionMode):
         Else a gradient could reach parameters by what is made of them.
         """
         streams = self.streams
-        result = call.function(*call.args, **call.kwargs)
+        if call.function in _LENDING:
+            streams.lend(call.args[0])
+        overwritten = [t for t in written if streams.is_live(t)]
+        result = call.run(lambda t: t.detach() if written and t.requires_grad and not _is_among(t, written) else t)
         for t in written:
             streams.known.forget(t)
-            streams.origins.wrote(t)
-            if streams.is_live(t):
-                streams.origins.take_gradient(f"{call.name} where gradients are switched off", t)
+        for t in overwritten:
+            streams.origins.overwritten(f"{call.name} where gradients are switched off", t)
         if live:
             if any(True for _ in tensors_in(result)):
                 streams.origins.end(call.name)
             return result
-        constant = substitute(result, lambda t: t if t.is_leaf or any(t is w for w in written) else t.detach())
+        constant = substitute(result, lambda t: t if t.is_leaf or _is_among(t, written) else t.detach())
         streams.assignment.derive((call.args, call.kwargs), constant)
         return constant
 
 
-def _refuse(call: LiveCall, streams: Streams) -> None:
-    """Raise for what would be given relevance where the model wants something else."""
-    if call.function in _GRADIENTS:
-        raise NotImplementedError(
-            f"{call.name} within an explained forward would be given relevance for a gradient: explain what it is "
-            "taken of, such as the energy instead of its forces"
-        )
+def _is_among(t: Tensor, tensors: Sequence[Tensor]) -> bool:
+    return any(t is other for other in tensors)
+
+
+def _refuse_gradients(name: str) -> None:
+    raise NotImplementedError(
+        f"{name} within an explained forward would be given relevance for a gradient: explain what it is taken of, "
+        "such as the energy instead of its forces"
+    )
+
+
+def _check_target(call: LiveCall, streams: Streams) -> None:
+    """Raise for a write to what relevance would reach parameters by."""
     target = call.target
     if target is not None and target.requires_grad and not streams.is_live(target):
         raise NotImplementedError(
@@ -122,6 +144,10 @@ def _refuse(call: LiveCall, streams: Streams) -> None:
         )
 
 
+# What hands the memory of a tensor to others than torch.
+_LENDING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage}
+
+_DIFFERENTIATING = {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp}
 _GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 
@@ -183,16 +209,17 @@ def _run(
     differentiable: bool = False,
     strict: bool = False,
 ) -> Any:
-    inputs = [t for t in tensors_in((args, kwargs) if inputs is None else inputs) if t.requires_grad]
+    inputs = [t for t in tensors_within((args, kwargs) if inputs is None else inputs) if t.requires_grad]
     check_inputs(inputs, forward, args, kwargs)
     mode = Interception(Streams(inputs, assignment, differentiable))
     untouched = Untouched(assignment.module, inputs)
     with untouched, mode:
         output = forward(*args, **kwargs)
-    assignment.check(output)
-    mode.streams.origins.check(output)
-    _tell(mode.streams.origins.unsupported(output), untouched.hint, strict)
-    mode.streams.settle(output)
+    outputs = list(tensors_within(output))
+    assignment.check(outputs)
+    mode.streams.origins.check(outputs)
+    _tell(mode.streams.origins.unsupported(outputs), untouched.hint, strict)
+    mode.streams.settle(outputs)
     return output
 
 

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from weakref import WeakSet
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -51,6 +52,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._by_place: dict[int, WeakSet[Kept]] = {}
+        self._lent: set[int | None] = set()
 
     @contextmanager
     def saving(self, made: Made | None = None, is_mine: bool = True) -> Iterator[list[Kept]]:
@@ -69,6 +71,11 @@ class Keeper:
 
         with saved_tensors_hooks(keep, Kept.release):
             yield kept
+
+    def lend(self, t: Tensor) -> None:
+        """Keep copies of what is in the memory of ``t`` from now on: others than torch may write to it."""
+        self.rescue(t)
+        self._lent.add(place_of(t))
 
     def rescue(self, target: Tensor) -> Tensor | None:
         """Copy what is kept in the memory of ``target``, which is about to be overwritten.
@@ -90,6 +97,8 @@ class Keeper:
 
     def keep(self, tensor: Tensor, made: Made | None = None) -> Kept:
         """Keep a tensor as it is now."""
+        if self._lent and place_of(tensor) in self._lent:
+            return Kept(tensor.clone(), made)
         kept = Kept(tensor, made)
         self._note(kept)
         return kept
@@ -98,6 +107,20 @@ class Keeper:
         place = place_of(kept.tensor)
         if place is not None:
             self._by_place.setdefault(place, WeakSet()).add(kept)
+
+
+@contextmanager
+def unhooked() -> Iterator[None]:
+    """Within this context no hooks for saved tensors are active, which ``torch.func`` would refuse to work under."""
+    hooks = []
+    while (top := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None:
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+        hooks.append(top)
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(hooks):
+            torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 def was_modified(t: Tensor) -> RuntimeError:

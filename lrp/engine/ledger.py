@@ -8,6 +8,8 @@ elsewhere is shared out with the convolution's own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -27,8 +29,33 @@ class Ledger:
 
     def __init__(self) -> None:
         self.is_direct = False
+        self._n_merged = 0
         self._running = -1
         self._parts: list[Part] = []
+        self._whole: Tensor | None = None
+        self._output: tuple[ReferenceType[Tensor], int] | None = None
+        self._is_watched = False
+
+    def belongs_to(self, output: Tensor) -> None:
+        """Note that this is the ledger of the layer with that output."""
+        self._output = ref(output), output._version
+
+    def output(self) -> Tensor | None:
+        """The layer's output, if it is still there and was not written to."""
+        output = None if self._output is None else self._output[0]()
+        return output if output is not None and self._output[1] == output._version else None  # type: ignore[index]
+
+    def merge(self) -> None:
+        """Note that one more function is merged with the layer."""
+        self._n_merged += 1
+        if self.is_direct or self._n_merged > 1:
+            self._watch()
+
+    def use(self) -> None:
+        """Note that something that is not merged with the layer uses its output."""
+        self.is_direct = True
+        if self._n_merged:
+            self._watch()
 
     def put(self, R: Tensor, share: Share) -> None:
         """Put down that ``R`` is among the relevance of the output, to be shared out by ``share(R, x, w, b)``."""
@@ -39,18 +66,37 @@ class Ledger:
         """The relevance ``R`` of the output in parts, each with what shares it out: ``own``, if nothing is merged."""
         self._renew()
         parts, self._parts = self._parts, []
+        whole, self._whole = self._whole, None
         if not parts:
             return [(R, own)]
-        if len(parts) == 1 and (R is parts[0][0] or not self.is_direct):
+        if len(parts) == 1 and not self.is_direct:
             return [(R, parts[0][1])]
-        total = sum((part for part, _ in parts[1:]), parts[0][0])
         if self.is_direct:
-            return [*parts, (R - total, own)]
-        changed = divide(R, total, 0.0)  # by a hook: alike for all parts
+            total = sum((part for part, _ in parts[1:]), parts[0][0])
+            parts = [*parts, ((R if whole is None else whole) - total, own)]
+        if whole is None or whole is R:
+            return parts
+        changed = divide(R, whole, 0.0)  # by a hook: alike for all parts
         return [(part * changed, share) for part, share in parts]
+
+    def _watch(self) -> None:
+        """See the output's relevance as it comes, before the hooks of others change it."""
+        output = self.output()
+        if output is not None and not self._is_watched:
+            self._is_watched = True
+            others = dict(output._backward_hooks or {})
+            output.register_hook(self._see)  # type: ignore[no-untyped-call]
+            hooks: Any = output._backward_hooks
+            for number, hook in others.items():  # to the end: autograd calls them in the order of their insertion
+                del hooks[number]
+                hooks[number] = hook
+
+    def _see(self, R: Tensor) -> None:
+        self._renew()
+        self._whole = R
 
     def _renew(self) -> None:
         """Drop what an earlier backward has left that did not reach the layer."""
         running = torch._C._current_graph_task_id()
         if running != self._running:
-            self._running, self._parts = running, []
+            self._running, self._parts, self._whole = running, [], None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..maps.storage import place_of
 from .assignment import Assignment
-from .calls import tensors_in
 from .facts import UNKNOWN, Facts, Known
 
 _REENTRANT = (
@@ -39,7 +39,7 @@ class Origins:
         self._roots = {get_gradient_edge(x).node for x in inputs}
         self._unsupported: list[tuple[str, Node | None]] = []
         self._ends: list[str] = []
-        self._written: dict[int | None, int] = {}
+        self._written = WeakTensorKeyDictionary()
         self._latest: Tensor | None = None
 
     def note(self, t: Tensor, facts: Facts) -> None:
@@ -58,32 +58,36 @@ class Origins:
 
     def wrote(self, target: Tensor) -> None:
         """Note that a function that was seen has written to ``target``."""
-        self._written[place_of(target)] = target._version
+        self._written[_owner(target)] = target._version
 
     def take_gradient(self, function: str, t: Tensor) -> None:
         """Note that the plain gradient stands in for the relevance of the function that made ``t``."""
         self._unsupported.append((f"{function} ({self._place()})", t.grad_fn))
 
+    def overwritten(self, function: str, t: Tensor) -> None:
+        """Note that this has written to a live tensor, of which nothing is known any more."""
+        self.take_gradient(function, t)
+        self._known.note(t, UNKNOWN)
+
     def end(self, function: str) -> None:
         """Note that what this function makes of live tensors depends on them no more."""
         self._ends.append(f"{function} ({self._place()})")
 
-    def unsupported(self, output: Any) -> list[str]:
+    def unsupported(self, outputs: Sequence[Tensor]) -> list[str]:
         """The functions without a rule that relevance reaches from the outputs."""
-        live = [t for t in tensors_in(output) if self.is_live(t)]
+        live = [t for t in outputs if self.is_live(t)]
         if not self._unsupported:
             return []
-        reached = set(_nodes_behind(live))
+        reached = set(_nodes_behind(t.grad_fn for t in live))
         return [function for function, node in self._unsupported if node in reached]
 
-    def check(self, output: Any) -> None:
+    def check(self, outputs: Sequence[Tensor]) -> None:
         """Raise unless an output depends on the explained inputs.
 
         Raises:
             ValueError: it says where the way from the inputs ends.
         """
-        tensors = list(tensors_in(output))
-        if not tensors or any(map(self.is_live, tensors)):
+        if not outputs or any(map(self.is_live, outputs)):
             return
         ends = ", ".join(dict.fromkeys(self._ends[-3:])) or "no function takes them"
         raise ValueError(f"no output depends on the explained inputs: what is made of them ends at {ends}")
@@ -94,9 +98,9 @@ class Origins:
 
     def _check_writes(self, t: Tensor) -> None:
         """Name a write that went round torch's functions: nothing is known of the tensor as it is now."""
-        if t._version not in (self._known.version(t), self._written.get(place_of(t))):
-            self.take_gradient("a write that lrp does not see", t)
-            self._known.note(t, UNKNOWN)
+        written = self._written.get(_owner(t))  # type: ignore[no-untyped-call]
+        if t._version not in (self._known.version(t), written):
+            self.overwritten("a write that lrp does not see", t)
 
     def _was_made_unseen(self, t: Tensor) -> bool:
         """Whether a tensor that no handler has made depends on the inputs."""
@@ -105,33 +109,52 @@ class Origins:
         if t._base is not None and t._base in self._known and not is_custom:  # made before its base was written to
             self.note(t, UNKNOWN)
             return True
-        if node is None or not any(behind in self._roots for behind in _nodes_behind([t])):
+        if node is None or not any(behind in self._roots for behind in _nodes_behind([node])):
             return False
         if node.name().startswith("CheckpointFunction"):
             raise NotImplementedError(_REENTRANT)
         wrapped = self._wrapped(t)
         if wrapped is None:
             self.take_gradient(f"the autograd function {node.name()}", t)
+            self._spare_parameters(node)
         self.note(t, wrapped or UNKNOWN)
         return True
+
+    def _spare_parameters(self, node: Node) -> None:
+        """See to it that what was made unseen gives nothing to the parameters that it was made of."""
+        for behind in _nodes_behind([node], self._is_explained):
+            of_leaves = [hasattr(b, "variable") and b not in self._roots for b, _ in behind.next_functions]
+            if any(of_leaves):
+                behind.register_hook(partial(_withhold, of_leaves))
+
+    def _is_explained(self, node: Node) -> bool:
+        return node in self._roots or hasattr(node, "redistribute")
 
     def _wrapped(self, t: Tensor) -> Facts | None:
         """The facts of what the hooks of a module, or of one that is sharded, have handed on as it is."""
         node, number = t.grad_fn, t.output_nr
         while node is not None and node.name() in _HAND_ON:
             node, number = node.next_functions[number]
-        if node is t.grad_fn or node is None:
-            return None
-        return self._known.of_edge(node, number)
+        return None if node is t.grad_fn or node is None else self._known.of_edge(node, number)
 
 
-def _nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Node]:
-    """All nodes of the autograd graph from these tensors back."""
+def _nodes_behind(nodes: Iterable[Node | None], is_end: Callable[[Node], bool] = lambda node: False) -> Iterator[Node]:
+    """All nodes of the autograd graph from these back, those that are an end left out."""
     seen: set[Node] = set()
-    ahead: list[Node | None] = [t.grad_fn for t in tensors]
+    ahead = [*nodes]
     while ahead:
         node = ahead.pop()
-        if node is not None and node not in seen:
+        if node is not None and node not in seen and not is_end(node):
             seen.add(node)
             yield node
             ahead.extend(before for before, _ in node.next_functions)
+
+
+def _withhold(of_leaves: Sequence[bool], gradients: Sequence[Tensor | None], _: Any) -> tuple[Tensor | None, ...]:
+    """The gradients that a node of the autograd graph gives, without those of leaves."""
+    return tuple(None if is_leaf else g for is_leaf, g in zip(of_leaves, gradients, strict=True))
+
+
+def _owner(t: Tensor) -> Tensor:
+    """The tensor with which ``t`` shares its version."""
+    return t if t._base is None else t._base

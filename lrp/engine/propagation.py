@@ -21,7 +21,9 @@ from ..maps.arithmetic import is_vmapped
 from ..maps.weights import Memory
 from ..rules import Rule
 from .calls import tensors_in
+from .kept import unhooked
 from .ledger import Ledger
+from .moves import Moves
 from .recording import report
 from .samples import Sample
 
@@ -126,11 +128,13 @@ class MergedRelevance:
     memory: Memory
     is_scaled: bool
     below: Ledger
+    moves: Moves
     ledger: Ledger = field(default_factory=Ledger)
 
     def __call__(self, R: Tensor, z: Tensor, *merged: Tensor) -> Tensor:
         scale, *shift = merged if self.is_scaled else (None, *merged)
-        for part, share in self.ledger.take(R, Share(self.f, self.rule, self.memory, z, scale, *shift)):
+        own = Share(self.f, self.rule, self.memory, z, scale, *shift)
+        for part, share in self.ledger.take(self.moves.back(R), own):
             self.below.put(part, share)
         return R
 
@@ -221,11 +225,16 @@ class _Relay(torch.autograd.Function):
                 "create_graph=True: this relevance cannot be differentiated; explain with "
                 "forward(..., explain=True, differentiable=True)"
             )
-        with without_autocast(R.device.type):
+        with without_autocast(R.device.type), _without_hooks():
             relevances = ctx.redistribute(R, *ctx.saved_tensors)
         if isinstance(relevances, Tensor):
             relevances = (relevances,)
         return (*(None,) * 4, *relevances, *(None,) * (ctx.n_inputs - 4 - len(relevances)))
+
+
+def _without_hooks() -> Any:
+    """Rules may differentiate, also where the caller keeps saved tensors elsewhere."""
+    return nullcontext() if torch._C._autograd._top_saved_tensors_default_hooks(True) is None else unhooked()
 
 
 def without_autocast(device_type: str) -> Any:

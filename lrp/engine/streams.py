@@ -25,6 +25,7 @@ from .calls import tensors_in
 from .checkpoints import Checkpoint, Replayed
 from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
 from .kept import Keeper, Kept
+from .moves import Moves
 from .origins import Origins
 from .propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, plus, relay, times
 from .samples import Sample
@@ -134,7 +135,9 @@ class Streams:
         shown = _shown(rule, f, z if total is None else total)
         saved = [t for t in (x, w, shown, b) if t is not None]
         output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
-        layer = Layer(f, rule, None, None, backward.ledger, kept[2] if kept and shown is z else None)
+        backward.ledger.belongs_to(output)
+        of_z = kept[2] if kept and shown is z else None
+        layer = Layer(f, rule, None, None, backward.ledger, of_z, Moves(tuple(z.shape)))
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
     def merge(self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor) -> Tensor:
@@ -145,17 +148,21 @@ class Streams:
         rule = layer.rule if scale is None else layer.rule.scaled(layer.f, scale)
         shift = plus(times(layer.shift, scale), shift)
         scale = scale if layer.scale is None else times(layer.scale, scale)
-        shown = _shown(rule, layer.f, z)
-        backward = MergedRelevance(layer.f, rule, self.memory, scale is not None, layer.ledger)
+        layer.ledger.merge()
+        shown = _shown(rule, layer.f, layer.moves.back(z))
+        backward = MergedRelevance(layer.f, rule, self.memory, scale is not None, layer.ledger, layer.moves)
         output, kept = self._relay(call, z, [x], backward, [t for t in (shown, scale, shift) if t is not None])
-        merged = Layer(layer.f, rule, scale, shift, backward.ledger, kept[0] if kept and shown is z else None)
+        backward.ledger.belongs_to(output)
+        of_z = kept[0] if kept and rule.needs_output(layer.f) else None
+        merged = Layer(layer.f, rule, scale, shift, backward.ledger, of_z, layer.moves)
         return self._note(output, z, Facts(layer=merged), call)
 
-    def follow(self, call: LiveCall, is_identity: bool = False, **facts: Any) -> Any:
+    def follow(self, call: LiveCall, is_identity: bool = False, is_rearranged: bool = False, **facts: Any) -> Any:
         """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
 
         Args:
             is_identity: whether an output of the input's shape has its values in their places.
+            is_rearranged: whether the output has all the values of the first argument, each once.
             facts: what the function makes known of its output, besides what it inherits.
         """
         values = self.evaluate(call) if self.differentiable else None
@@ -167,11 +174,16 @@ class Streams:
             if not output.requires_grad or (call.target is None and any(output is t for t in call.live)):
                 continue
             sources = _sources(output, edges)
-            known = [call.facts[i] for i in sources] or [UNKNOWN]
-            same = len(sources) == 1 and (is_identity or call.target is None)
-            same = same and _is_same(call.live[sources[0]], output, is_identity)
-            is_used |= not same
-            self._note(output, value, known[0] if same else Facts(**{**inherited(known), **facts}), call)
+            known = Facts(**{**inherited([call.facts[i] for i in sources] or [UNKNOWN]), **facts})
+            if len(sources) == 1 and (is_identity or call.target is None):
+                source, of_source = call.live[sources[0]], call.facts[sources[0]]
+                if _is_same(source, output, is_identity):
+                    known = of_source
+                elif is_rearranged and of_source.layer is not None:
+                    layer = of_source.layer
+                    known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source)))
+            is_used |= known.layer is None
+            self._note(output, value, known, call)
         if is_used:
             self._use_all(call)
         return outputs
@@ -202,7 +214,7 @@ class Streams:
             live = [outputs]
         for t in live:
             self.origins.take_gradient(name, t)
-        if not live and any(True for _ in tensors_in(outputs)):
+        if not live and (isinstance(outputs, (float, list)) or any(True for _ in tensors_in(outputs))):
             self.origins.end(name)
         return outputs
 
@@ -216,6 +228,12 @@ class Streams:
             self.checkpoint.overwrites(target)
         return self.keeper.rescue(target)
 
+    def lend(self, t: Tensor) -> None:
+        """Note that others than torch may write to the memory of ``t`` from now on."""
+        if self.known.has_memory(t):
+            self.keeper.lend(t)
+            self.known.lend(t)
+
     def again(self, checkpoint: Checkpoint, arguments: Any) -> Streams:
         """The streams of the recomputation of a checkpoint, which has these arguments."""
         streams = copy(self)
@@ -223,14 +241,15 @@ class Streams:
         streams.keeper, streams.checkpoint, streams.is_again = Keeper(), checkpoint.begin(self.known, arguments), True
         return streams
 
-    def settle(self, output: Any) -> None:
+    def settle(self, outputs: Sequence[Tensor]) -> None:
         """After the forward: keep what a backward from anywhere may need, whatever is done to the outputs."""
         for layer, carrier, version in self._merged:
-            t = carrier()
-            if t is not None and t._version == version and layer.z is not None:
-                layer.z.hold(t.detach())
-                layer.ledger.is_direct |= not t._backward_hooks  # a hook changes what is merged, and adds nothing
-        for t in tensors_in(output):
+            output, t = layer.ledger.output(), carrier()
+            if output is not None:
+                self._use(layer._replace(moves=Moves(tuple(output.shape))), output)
+            elif t is not None and t._version == version:
+                self._use(layer, t)
+        for t in outputs:
             self.keeper.rescue(t)
 
     def _relay(
@@ -257,9 +276,9 @@ class Streams:
 
     def _use(self, layer: Layer, t: Tensor) -> None:
         """Note that the layer's output ``t`` is used by something that is not merged with it."""
-        layer.ledger.is_direct = True
+        layer.ledger.use()
         if layer.z is not None and layer.z.is_dropped:
-            layer.z.hold(t.detach())
+            layer.z.hold(layer.moves.back(t.detach()))
 
     def _use_all(self, call: LiveCall) -> None:
         for t, facts in zip(call.live, call.facts, strict=True):

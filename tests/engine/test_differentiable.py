@@ -119,3 +119,152 @@ def test_a_stale_view_in_a_differentiable_explanation_is_an_error() -> None:
     x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     with pytest.raises(RuntimeError, match="modified in place through another view"):
         model(x, explain=True, differentiable=True)
+
+
+def layers() -> nn.ModuleList:
+    modules = nn.ModuleList([nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 4)])
+    return networks.randomize(modules)
+
+
+FIRST, NORM, LAST = layers()
+SCALE = torch.linspace(-1, 2, 5, dtype=torch.float64)
+
+
+def accumulated(x: Tensor) -> Tensor:
+    h = torch.zeros(2, 5, dtype=torch.float64)
+    for i in range(3):
+        h += FIRST(x * (i + 1)).tanh()
+    return LAST(h)
+
+
+def linear_accumulated(x: Tensor) -> Tensor:
+    h = torch.zeros(2, 5, dtype=torch.float64) + 0
+    h += FIRST(x)
+    h += FIRST(2 * x)
+    return h.tanh()
+
+
+def several_in_place(x: Tensor) -> Tensor:
+    h = FIRST(x)
+    h.add_(FIRST(x * 2), alpha=2).mul_(SCALE).sub_(SCALE)
+    return LAST(h.sigmoid_())
+
+
+def copied(x: Tensor) -> Tensor:
+    out = torch.empty(2, 5, dtype=torch.float64)
+    out.copy_(FIRST(x))
+    return LAST(out.mul_(2).tanh())
+
+
+def clone_before(x: Tensor) -> Tensor:
+    h = FIRST(x)
+    before = h.clone()
+    h.tanh_()
+    return LAST(h * before)
+
+
+def column_set(x: Tensor) -> Tensor:
+    h = FIRST(x)
+    h[:, 0] = FIRST(x * 2)[:, 0]
+    return LAST(h)
+
+
+def hooked(x: Tensor) -> Tensor:
+    h = FIRST(x)
+    h.register_hook(lambda R: R * 2)
+    return LAST(NORM(h).tanh() + h)
+
+
+SMALL = {
+    "accumulated": accumulated,
+    "linear layers accumulated": linear_accumulated,
+    "several in place": several_in_place,
+    "copied": copied,
+    "clone before": clone_before,
+    "column set": column_set,
+    "norm": lambda x: LAST(NORM(FIRST(x)).tanh()),
+    "norm and itself": lambda x: (lambda y: LAST(NORM(y).tanh() + y))(FIRST(x)),
+    "two norms": lambda x: (lambda y: LAST(NORM(y).tanh() + NORM(y * 2)))(FIRST(x)),
+    "norm of a transposed layer": lambda x: LAST(
+        NORM(FIRST(x[None]).transpose(1, 2).contiguous().transpose(1, 2).reshape(-1, 5)).tanh()
+    ),
+    "scale": lambda x: LAST((FIRST(x).mT * SCALE[:, None] + 1).mT.tanh()),
+    "scale in place": lambda x: LAST(FIRST(x).mul_(SCALE).add_(SCALE).tanh()),
+    "hooked": hooked,
+    "gate": lambda x: LAST(FIRST(x) * FIRST(x).sigmoid()),
+    "product": lambda x: LAST(FIRST(x) * FIRST(x * 2)),
+    "quotient": lambda x: LAST(FIRST(x) / (FIRST(x).sigmoid() + 1)),
+    "softmax": lambda x: LAST(FIRST(x).softmax(1)),
+    "unit": lambda x: LAST(FIRST((x - 0.3) / 2).tanh()),
+    "unit in place": lambda x: LAST(FIRST((x * 1).sub_(0.3).div_(2)).tanh()),
+    "gelu": lambda x: LAST(nn.functional.gelu(FIRST(x))),
+    "silu in place": lambda x: LAST(nn.functional.silu(FIRST(x), inplace=True)),
+    "hardswish": lambda x: LAST(nn.functional.hardswish(FIRST(x))),
+    "dropout": lambda x: LAST(nn.functional.dropout(FIRST(x), 0.5, False, True).tanh()),
+    "maximum": lambda x: LAST(torch.maximum(FIRST(x), FIRST(2 * x))),
+    "cat": lambda x: LAST(torch.cat([FIRST(x)[:, :2], FIRST(2 * x)[:, 2:]], 1).tanh()),
+    "mean": lambda x: LAST(FIRST(x).mean(0, keepdim=True).expand(2, 5).tanh()),
+}
+SMALL_RULES = {
+    "epsilon": Epsilon(0.1),
+    "zplus": ZPlus(),
+    "gamma": Gamma(0.25),
+    "alpha2beta1": AlphaBeta(2, 1),
+    "gradient": lrp.rules.Gradient(),
+    "gradient of activations": lrp.Composite({"activation": "gradient"}, default=Epsilon(0.1)),
+    "gradient of norms and sums": lrp.Composite({"norm": "gradient", "sum": "gradient"}, default=Epsilon(0.1)),
+    "gradient of the first": lrp.Composite({"first": "gradient"}, default=Epsilon(0.1)),
+    "guided": lrp.composites.GuidedBackprop(),
+    "epsilon_plus_flat": lrp.composites.EpsilonPlusFlat(),
+}
+
+
+@pytest.mark.parametrize("rule", SMALL_RULES)
+@pytest.mark.parametrize("name", SMALL)
+def test_derivatives_through_writes_norms_and_functions(name: str, rule: str) -> None:
+    """Of the relevance as the input moves, and as the weights move, against finite differences."""
+    x = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weights = [p for layer in (FIRST, NORM, LAST) for p in layer.parameters()]
+    weigh = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)
+
+    def total(differentiable: bool) -> tuple[Tensor, Tensor, Tensor]:
+        at = x.clone().requires_grad_()
+        settings = {"explain": True, "rule": SMALL_RULES[rule], "differentiable": differentiable}
+        y = lrp.convert(SMALL[name])(at, **settings)
+        start = torch.linspace(1, 2, y.numel(), dtype=x.dtype).view_as(y)
+        (relevance,) = torch.autograd.grad(y, at, start, create_graph=differentiable)
+        return (relevance * weigh).sum(), relevance, at
+
+    loss, relevance, at = total(differentiable=True)
+    assert error(relevance.detach(), total(differentiable=False)[1]) < 1e-10
+    tensors = [at, *weights]
+    gradients = torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad else [None] * len(tensors)
+    for tensor, gradient in zip([x, *weights], gradients, strict=True):
+        direction = torch.randn(tensor.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+        before, sides = tensor.detach().clone(), []
+        for step in (1e-6, -1e-6, 0.0):
+            with torch.no_grad():
+                tensor.copy_(before + step * direction)
+            sides.append(total(differentiable=False)[0].item())
+        numeric = (sides[0] - sides[1]) / 2e-6
+        analytic = 0.0 if gradient is None else (gradient * direction).sum().item()
+        assert abs(analytic - numeric) < 1e-5 * max(1.0, abs(numeric))
+
+
+def part_written(x: Tensor) -> Tensor:
+    h = FIRST(x)
+    h[:, :2].mul_(3)
+    return LAST(h)
+
+
+def parts_accumulated(x: Tensor) -> Tensor:
+    h = torch.zeros(2, 5, dtype=torch.float64)
+    h[:, :3] += FIRST(x)[:, :3]
+    h[:, 2:] += FIRST(2 * x)[:, 2:]
+    return LAST(h)
+
+
+@pytest.mark.parametrize("network", [part_written, parts_accumulated])
+def test_writes_to_parts_are_refused_by_name(network: object) -> None:
+    with pytest.raises(RuntimeError, match="differentiable=True: a tensor was modified in place through another view"):
+        lrp.convert(network)(torch.randn(2, 3).double().requires_grad_(), explain=True, differentiable=True)

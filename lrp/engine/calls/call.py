@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 _PLAIN = {int, float, bool, str}
 _SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
@@ -44,6 +46,28 @@ def tensors_in(structure: Any) -> Iterator[Tensor]:
     elif isinstance(structure, (tuple, list)):
         for value in structure:
             yield from tensors_in(value)
+
+
+def tensors_within(structure: Any) -> Iterator[Tensor]:
+    """All tensors in what a model takes or returns: also in sets, dataclasses and objects of its own."""
+    seen: set[int] = set()
+    ahead = [structure]
+    while ahead:
+        part = ahead.pop()
+        if isinstance(part, Tensor):
+            yield part
+        elif id(part) not in seen:
+            seen.add(id(part))
+            ahead.extend(reversed(_parts(part)))
+
+
+def _parts(structure: Any) -> list[Any]:
+    if isinstance(structure, Mapping):
+        return [*structure.values()]
+    if isinstance(structure, (tuple, list, set, frozenset)):
+        return [*structure]
+    is_plain = not isinstance(structure, (type, ModuleType, FunctionType, Module))
+    return [*getattr(structure, "__dict__", {}).values()] if is_plain else []
 
 
 def strangeness(structure: Any) -> str | None:

@@ -14,6 +14,7 @@ from ...maps import Elementwise
 from ...rules import Gradient, Pass
 from ..calls import named
 from ..facts import LiveCall
+from ..kept import unhooked
 from ..streams import Handler, Streams
 from .shares import Shares
 
@@ -37,7 +38,7 @@ def as_input(nonnegative: bool, *_: Any, **__: Any) -> bool:
 
 
 def _softplus(nonnegative: bool, beta: float = 1, threshold: float = 20) -> bool:
-    return beta > 0
+    return beta > 0 and (nonnegative or threshold >= 0)  # above its threshold it is the identity
 
 
 def _threshold(nonnegative: bool, threshold: float, value: float, inplace: bool = False) -> bool:
@@ -77,7 +78,8 @@ def activation(streams: Streams, call: LiveCall, proof: Proof = never, is_gate: 
         return activated
 
     value = streams.value_before(call, x)
-    slope = torch.func.vjp(function, value)[1](torch.ones_like(value))[0]
+    with unhooked():
+        slope = torch.func.vjp(function, value)[1](torch.ones_like(value))[0]
     f = Elementwise(input_shape=tuple(x.shape))
     return streams.relay_layer(call, f, rule, None, (value, slope, None), x, streams.evaluate(call), **facts)
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...maps.arithmetic import identity
+from ...maps.weights import Make
 from ...rules import Gradient, Rule
 from ..facts import LiveCall
 from ..streams import Streams
@@ -25,25 +27,33 @@ class Scaled:
 
 
 def affine(
-    streams: Streams, call: LiveCall, x: Tensor, rule: Rule, scale: Any = 1.0, shift: Any = 0.0, **facts: Any
-) -> Any:
-    """What ``x * scale + shift`` returns by constants; NotImplemented where it is neither of a layer nor of the data.
+    streams: Streams, call: LiveCall, x: Tensor, rule: Rule, scale: Any = 1.0, shift: Any = 0.0,
+    of_scale: Make = identity, of_shift: Make = identity, **facts: Any,
+) -> Any:  # fmt: skip
+    """What ``x * of_scale(scale) + of_shift(shift)`` returns by constants.
 
     Args:
         rule: that of the function.
-        scale: a number or a tensor that broadcasts to ``x``, however the call spells it.
+        scale: a number or a tensor that broadcasts to ``x``, as the call spells it.
         shift: alike.
+        of_scale: an elementwise function.
+        of_shift: alike.
         facts: what is known of the output.
+
+    Returns:
+        NotImplemented where this is neither of the layer before it nor of the data.
     """
     if call.target is not None and call.target is not x:  # the constant is overwritten, and has memory of its own
         return NotImplemented
-    constants = None if _is_number(scale, 1) else scale, None if _is_number(shift, 0) else shift
     layer = call.facts_of(x).layer
-    channel = None if layer is None else layer.f.channel()
+    channel = None if layer is None else layer.channel
     if channel is not None:
+        constants = None if _is_number(scale, 1) else scale, None if _is_number(shift, 0) else shift
         vectors = [None if c is None else _of_channels(streams, c, x, channel) for c in constants]
         if all(c is None or vector is not None for c, vector in zip(constants, vectors, strict=True)):
-            return merge(streams, call, x, *vectors)
+            scales, shifts = vectors
+            scales = None if scales is None else of_scale(scales)
+            return merge(streams, call, x, scales, None if shifts is None else of_shift(shifts))
     if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
         return change_of_unit(streams, call, x, rule, **facts)
     return NotImplemented
@@ -54,7 +64,7 @@ def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shi
     layer = call.facts_of(x).layer
     z = streams.evaluate(call)
     if layer is not None and isinstance(layer.rule, Gradient):
-        channel = layer.f.channel() or 0
+        channel = layer.channel
         shape = [-1 if dim == channel else 1 for dim in range(-x.dim(), 0)]
         return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale.view(shape)), layer=layer)
     return streams.merge(call, x, scale, shift, z)
@@ -74,6 +84,7 @@ def _of_channels(streams: Streams, c: Any, x: Tensor, channel: int) -> Tensor | 
         return x.new_full((n,), c)
     if not _broadcasts(c, x):
         return None
+    c = _unexpanded(c)
     value = streams.value(c).to(x.dtype)
     if c.numel() == 1:
         return value.reshape(1).expand(n)
@@ -86,7 +97,14 @@ def _is_number(c: Any, number: float) -> bool:
 
 def _is_unit(c: Any, x: Tensor) -> bool:
     """Whether this is a number, or varies along one dimension of ``x`` alone."""
-    return isinstance(c, (int, float)) or (_broadcasts(c, x) and max(c.shape, default=1) == c.numel())
+    if isinstance(c, (int, float)):
+        return True
+    return _broadcasts(c, x) and max((c := _unexpanded(c)).shape, default=1) == c.numel()
+
+
+def _unexpanded(c: Tensor) -> Tensor:
+    """The constant before it was expanded, which it broadcasts from."""
+    return c[tuple(slice(1) if stride == 0 else slice(None) for stride in c.stride())]
 
 
 def _broadcasts(c: Any, x: Tensor) -> bool:

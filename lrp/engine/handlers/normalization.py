@@ -38,7 +38,7 @@ def batch_norm(streams: Streams, call: LiveCall) -> Any:
         return streams.follow_unsupported(call, "batch_norm in training mode")
     scale, shift = _affine(mean, var, *(_value(streams, t) for t in (weight, bias)), eps=eps)
     layer = call.facts_of(x).layer
-    if layer is not None and layer.f.has_channels(x):
+    if layer is not None and layer.has_channels(x):
         return merge(streams, call, x, scale, shift)
     if call.facts_of(x).data:
         _, rule = streams.rule("norm", call, x, (weight, bias, mean))

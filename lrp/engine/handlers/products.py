@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ...maps.arithmetic import identity
+from ...maps.weights import Make
 from ...rules import Gradient, Rule
 from ..calls import named
 from ..facts import LiveCall
@@ -34,7 +37,7 @@ def quotient(streams: Streams, call: LiveCall) -> Any:
     nonnegative = streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     if len(call.live) > 1 or a is not call.live[0]:
         return hand_on(streams, call, [a if any(a is t for t in call.live) else b], nonnegative=nonnegative)
-    return _scaled(streams, call, a, 1.0 / b if isinstance(b, Tensor) or b else None, nonnegative=nonnegative)
+    return _scaled(streams, call, a, b, torch.reciprocal, nonnegative=nonnegative)
 
 
 def negative(streams: Streams, call: LiveCall) -> Any:
@@ -42,10 +45,10 @@ def negative(streams: Streams, call: LiveCall) -> Any:
     return _scaled(streams, call, call.live[0], -1.0)
 
 
-def _scaled(streams: Streams, call: LiveCall, x: Tensor, scale: Any, **facts: Any) -> Any:
-    """``x * scale``, by a constant; by None for one that is no number."""
+def _scaled(streams: Streams, call: LiveCall, x: Tensor, scale: Any, of_scale: Make = identity, **facts: Any) -> Any:
+    """``x * of_scale(scale)``, by a constant."""
     _, rule = streams.rule("product", call, x)
-    found = affine(streams, call, x, rule, scale, **facts)
+    found = affine(streams, call, x, rule, scale, of_scale=of_scale, **facts)
     return _hand_on(streams, call, [x], rule, **facts) if found is NotImplemented else found
 
 

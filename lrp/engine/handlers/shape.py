@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,20 +13,23 @@ from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 _MOVES = """
-    T mT H mH adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_to cat
-    channel_shuffle chunk column_stack concat concatenate diag diagonal dsplit
-    dstack expand expand_as flatten flip fliplr flipud gather hsplit hstack index_select
-    masked_select moveaxis movedim narrow permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave
-    reshape reshape_as roll rot90 select native_channel_shuffle split split_with_sizes squeeze stack swapaxes
-    swapdims swap_axes t take take_along_dim tensor_split tile transpose tril triu unbind
-    unflatten unfold unsqueeze view view_as vsplit vstack __getitem__
+    as_strided broadcast_to cat channel_shuffle chunk column_stack concat concatenate diag diagonal dsplit dstack
+    expand expand_as flip fliplr flipud gather hsplit hstack index_select masked_select narrow pixel_shuffle
+    pixel_unshuffle repeat repeat_interleave roll rot90 select native_channel_shuffle split split_with_sizes stack
+    take take_along_dim tensor_split tile tril triu unbind unfold vsplit vstack __getitem__
+""".split()
+
+# Of these, the output has every value of the input once.
+_REARRANGED = """
+    T mT H mH adjoint atleast_1d atleast_2d atleast_3d flatten moveaxis movedim permute ravel reshape reshape_as
+    squeeze swapaxes swapdims swap_axes t transpose unflatten unsqueeze view view_as
 """.split()
 
 _COPIES = "alias bfloat16 clone contiguous cpu cuda double float half positive requires_grad to type type_as".split()
 
 # These can put other values than those of their first argument among the output's.
 _FILLS = """
-    copy __setitem__ index_copy index_put masked_scatter scatter masked_fill index_fill fill zero
+    __setitem__ index_copy index_put masked_scatter scatter masked_fill index_fill fill zero
     select_scatter slice_scatter diagonal_scatter broadcast_tensors
 """.split()
 
@@ -37,11 +40,27 @@ def moves(streams: Streams, call: LiveCall) -> Any:
     return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
 
 
+def rearranges(streams: Streams, call: LiveCall) -> Any:
+    """The output's values are those of the first argument, in another shape or order."""
+    return streams.follow(call, is_rearranged=True, nonnegative=call.facts[0].nonnegative)
+
+
 def copies(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, each in its place."""
     values = tensors_in(call.args[:1])
     nonnegative = all(map(streams.known.is_nonnegative, values))
     return streams.follow(call, is_identity=True, nonnegative=nonnegative)
+
+
+def overwrites(streams: Streams, call: LiveCall) -> Any:
+    """``target.copy_(source)``: the target's values are those of the source, of which it has one or several copies."""
+    source = call.args[1] if len(call.args) > 1 else call.kwargs["src" if "src" in call.kwargs else "other"]
+    return streams.follow(call, is_identity=True, nonnegative=streams.known.is_nonnegative(source))
+
+
+def watches(streams: Streams, call: LiveCall) -> Any:
+    """A hook, for what flows backward: it is for the carrier, and there is no value."""
+    return call.run(streams.carrier)
 
 
 def fills(streams: Streams, call: LiveCall) -> Any:
@@ -51,9 +70,18 @@ def fills(streams: Streams, call: LiveCall) -> Any:
 
 def pads(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of the input, or the number that pads it."""
-    x, value = _padded(*call.args, **call.kwargs)
+    return _pad(streams, call, *_padded(*call.args, **call.kwargs))
+
+
+def pads_by_constant(streams: Streams, call: LiveCall) -> Any:
+    """``torch.constant_pad_nd``."""
+    return _pad(streams, call, *_padded_by_constant(*call.args, **call.kwargs))
+
+
+def _pad(streams: Streams, call: LiveCall, x: Tensor, widths: Sequence[int], value: float | None) -> Any:
     known = streams.known
-    return streams.follow(call, nonnegative=known.is_nonnegative(x) and known.is_nonnegative(value or 0))
+    nonnegative = known.is_nonnegative(x) and known.is_nonnegative(value or 0)
+    return streams.follow(call, is_identity=not any(widths), nonnegative=nonnegative)
 
 
 def chooses(streams: Streams, call: LiveCall) -> Any:
@@ -78,15 +106,23 @@ def _branches_of_method(input: Any, condition: Any, other: Any) -> tuple[Any, An
     return input, other
 
 
-def _padded(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> tuple[Any, Any]:
-    return input, value
+def _padded(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> tuple[Any, Any, Any]:
+    return input, pad, value
+
+
+def _padded_by_constant(input: Any, pad: Any, value: float = 0) -> tuple[Any, Any, Any]:
+    return input, pad, value
 
 
 TABLE: dict[Callable[..., Any], Handler] = {
     **dict.fromkeys(named(*_MOVES), moves),
+    **dict.fromkeys(named(*_REARRANGED), rearranges),
     **dict.fromkeys(named(*_COPIES), copies),
     **dict.fromkeys(named(*_FILLS), fills),
-    **dict.fromkeys(named("pad", "constant_pad_nd"), pads),
+    Tensor.copy_: overwrites,
+    **dict.fromkeys(named("register_hook", "retain_grad"), watches),
+    **dict.fromkeys(named("pad"), pads),
+    **dict.fromkeys(named("constant_pad_nd"), pads_by_constant),
     torch.where: chooses,
     Tensor.where: chooses_from,
 }

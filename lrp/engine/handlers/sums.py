@@ -50,8 +50,10 @@ def total(streams: Streams, call: LiveCall, p: float = 1.0, q: float = 1.0) -> A
     nonnegative = min(p, q) >= 0 and streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     _, rule = streams.rule("sum", call, call.live[0])
     if len(call.live) == 1:
-        x, scale, shift = (a, p, q * b) if a is call.live[0] else (b, q, p * a)
-        found = affine(streams, call, x, rule, scale, shift, nonnegative=nonnegative)
+        x, scale, shift, times = (a, p, b, q) if a is call.live[0] else (b, q, a, p)
+        found = affine(
+            streams, call, x, rule, scale, shift, of_shift=partial(torch.mul, times), nonnegative=nonnegative
+        )
         if found is not NotImplemented:
             return found
     if isinstance(rule, Gradient):
