@@ -11,6 +11,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..maps.storage import place_of
 from .assignment import Assignment
 from .facts import UNKNOWN, Facts, Known
 
@@ -40,6 +41,7 @@ class Origins:
         self._unsupported: list[tuple[str, Node | None]] = []
         self._ends: list[str] = []
         self._written = WeakTensorKeyDictionary()
+        self._written_at: dict[int | None, int] = {}
         self._latest: Tensor | None = None
 
     def note(self, t: Tensor, facts: Facts) -> None:
@@ -58,7 +60,7 @@ class Origins:
 
     def wrote(self, target: Tensor) -> None:
         """Note that a function that was seen has written to ``target``."""
-        self._written[_owner(target)] = target._version
+        self._written[_owner(target)] = self._written_at[place_of(target)] = target._version
 
     def take_gradient(self, function: str, t: Tensor) -> None:
         """Note that the plain gradient stands in for the relevance of the function that made ``t``."""
@@ -99,7 +101,7 @@ class Origins:
     def _check_writes(self, t: Tensor) -> None:
         """Name a write that went round torch's functions: nothing is known of the tensor as it is now."""
         written = self._written.get(_owner(t))  # type: ignore[no-untyped-call]
-        if t._version not in (self._known.version(t), written):
+        if t._version not in (self._known.version(t), written, self._written_at.get(place_of(t))):
             self.overwritten("a write that lrp does not see", t)
 
     def _was_made_unseen(self, t: Tensor) -> bool:
@@ -135,7 +137,10 @@ class Origins:
         node, number = t.grad_fn, t.output_nr
         while node is not None and node.name() in _HAND_ON:
             node, number = node.next_functions[number]
-        return None if node is t.grad_fn or node is None else self._known.of_edge(node, number)
+            facts = None if node is None else self._known.of_edge(node, number)
+            if facts is not None:
+                return facts
+        return None
 
 
 def _nodes_behind(nodes: Iterable[Node | None], is_end: Callable[[Node], bool] = lambda node: False) -> Iterator[Node]:
