@@ -25,6 +25,7 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "fill": elementwise.fill,
     "detached": elementwise.detached,
     "hidden_write": elementwise.hidden_write,
+    "unseen": elementwise.unseen,
     "move": moves.move,
     "joined": moves.joined,
     "padded_batch": moves.padded_batch,

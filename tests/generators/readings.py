@@ -53,7 +53,9 @@ def formula(rule: reference.Rule, *boxes: float, **options: Any) -> Formula:
     return lambda module, x, R: reference.relevance(module, rule, x, R, *boxes, **options)
 
 
-def generalized(W: Tensor, b: Tensor, x: Tensor, R: Tensor, gamma: float, *, epsilon: float, mask: Any = None) -> Tensor:
+def generalized(
+    W: Tensor, b: Tensor, x: Tensor, R: Tensor, gamma: float, *, epsilon: float, mask: Any = None
+) -> Tensor:
     """The generalised gamma rule for every sample: what has the sign of the output is raised."""
     C = W * x
     positive = C.sum(1) + b >= 0
@@ -118,6 +120,7 @@ class Reading:
         self.values: dict[str, Tensor] = {f"x{i}": x for i, x in enumerate(inputs)}
         self.values["n"] = len(inputs[0])  # type: ignore[assignment]
         self.data = {f"x{i}" for i in range(len(inputs))}
+        self.met_unseen = False
         for step in program.steps:
             kind, *arguments = step.meaning
             self.step = step.name
@@ -238,6 +241,14 @@ class Relevance(Reading):
         self.layers: dict[str, tuple[nn.Module, str]] = {}  # the layer that gave a value, and what it was given
         super().__init__(program, model, inputs)
 
+    def relevance(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+        """The relevance of the inputs, where it starts at the output; None where nothing leads there."""
+        y = self.output
+        if not y.requires_grad or not bool(y.isfinite().all()):
+            return None
+        found = torch.autograd.grad(y, inputs, y.detach(), allow_unused=True)
+        return [torch.zeros_like(x) if R is None else R for x, R in zip(inputs, found, strict=True)]
+
     def node(self, z: Tensor, names: Sequence[str], backward: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         result: Tensor = _Node.apply(backward, z.detach(), *(self.values[name] for name in names))
         return result
@@ -320,6 +331,13 @@ class Relevance(Reading):
 
     def half_each(self, x: str, y: str) -> Tensor:
         return self.node(self.value(x) * self.value(y), [x, y], lambda R: [R / 2, R / 2])
+
+    def unseen(self, x: str) -> Tensor:
+        def backward(R: Tensor) -> list[Tensor]:
+            self.met_unseen = self.met_unseen or bool((R != 0).any())
+            return [R]
+
+        return self.node(3 * self.value(x), [x], backward)
 
     def softmax(self, x: str) -> Tensor:
         t = self.value(x)
