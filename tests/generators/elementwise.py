@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .program import Builder, Value
+from .program import Builder, Step, Value
 
 RELUS = {
     "torch.relu": "torch.relu({x})",
@@ -57,6 +57,16 @@ def relu(b: Builder) -> None:
         _activate(b, x, line, "torch.relu({x})", line in RELUS_IN_PLACE.values())
 
 
+def overwritten(b: Builder) -> None:
+    """A value that was used already is overwritten, and what was made of it goes on."""
+    last = b.values[-1]
+    x = b.pick(lambda value: value.kind in ("layer", "signal") and value.writable and value.memory != last.memory)
+    others = {"mul_": "{x}.mul_(-2)", "sub_": "{x}.sub_(1.5)", "zero_": "{x}.zero_()"}
+    line = b.spell("overwritten", RELUS_IN_PLACE | others)
+    b.overwrite(x)
+    b.steps.append(Step(x.name, (line.format(x=x.name),), ("same", x.name)))
+
+
 def activation(b: Builder) -> None:
     """Another activation, which may be negative where its input is not."""
     x = b.pick(lambda value: value.kind in ("layer", "signal"))
@@ -90,7 +100,7 @@ def number(b: Builder) -> None:
             "r+": "{c} + {x}",
             "-": "{x} - (-({c}))",
             "torch.add": "torch.add({x}, {c})",
-            "add 0-d": "{x} + torch.tensor(float({c}))",
+            "add 0-d": "{x} + torch.tensor({c}, dtype=torch.float64)",
             "add integer": "{x} + torch.tensor(2).mul(0).add({c})" if "." not in c else "{x} + ({c})",
             "sub(other)": "torch.sub({x}, other=-({c}))",
         }
