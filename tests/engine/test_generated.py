@@ -31,8 +31,9 @@ def test_the_formulas_give_gradient_times_input_for_epsilon_to_zero(data: st.Dat
     program = data.draw(programs("epsilon 0", NOT_A_GRADIENT))
     model, inputs = program.build(), program.inputs()
     expected = Relevance(program, model, inputs, CASES["epsilon 0"]).relevance(inputs)
-    y = GradientTimesInput(program, model, inputs).output
-    assume(expected is not None and largest(expected) > 1e-6)
+    gradient = GradientTimesInput(program, model, inputs)
+    y = gradient.output
+    assume(gradient.is_gradient and expected is not None and largest(expected) > 1e-6)
     found = torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
     actual = [torch.zeros_like(x) if g is None else x.detach() * g for x, g in zip(inputs, found, strict=True)]
     assert distance(actual, expected) < 1e-6, str(program)

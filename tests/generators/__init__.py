@@ -29,7 +29,7 @@ KNOWN_TO_FAIL: tuple[str, ...] = (
     # sums of many
     "sum:cumsum", "sum:index*", "sum:scatter*", "pool:cumsum", "plus detached:+=", "weighted sum:*@data",
     # what was kept by torch's own functions and is overwritten later
-    "max pool:max_pool*", "max pool:nn*", "max pool:amax", "relu:maximum", "overwritten:*"
+    "max pool:max_pool*", "max pool:nn*", "max pool:amax", "relu:maximum", "overwritten:*",
     # what is not seen, and last
     "unseen",
 )  # fmt: skip

@@ -175,7 +175,13 @@ class _Constants:
 
 
 class GradientTimesInput(Reading):
-    """Torch's gradient, with constants and gates detached. What is data for the first layer counts as the input."""
+    """Torch's gradient, with constants and gates detached. What is data for the first layer counts as the input.
+
+    Attributes:
+        is_gradient: False where a function makes something of a zero, which no gradient can hand on.
+    """
+
+    is_gradient = True
 
     def layer(self, module: str, x: str) -> Tensor:
         result: Tensor = torch.func.functional_call(
@@ -188,19 +194,19 @@ class GradientTimesInput(Reading):
         scale, shift = (v.reshape(-1, *[1] * (t.dim() - 2)) for v in self.folded(norm, part, t.dim()))
         if x in self.data:
             self.stays_data(x)
-            return _with_value(t, t * scale + shift)
+            return self._handed_on(t, t * scale + shift)
         return t * scale + shift
 
     def passes(self, expression: str, x: str) -> Tensor:
         self.stays_data(x)
         z = self.eval(expression).detach()
-        return _with_value(self.values[x], z)
+        return self._handed_on(self.values[x], z)
 
     def shift(self, expression: str, x: str) -> Tensor:
         t, c = self.values[x], self.eval(expression).detach()
         is_unit = x in self.data and "full_like" in expression
         self.stays_data(x)
-        return _with_value(t, t + c) if is_unit else t + c
+        return self._handed_on(t, t + c) if is_unit else t + c
 
     def fixed(self, expression: str, x: str) -> Tensor:
         return self.live(expression)
@@ -223,14 +229,16 @@ class GradientTimesInput(Reading):
     def softmax(self, x: str) -> Tensor:
         return self.values[x].softmax(-1)
 
+    def _handed_on(self, t: Tensor, z: Tensor) -> Tensor:
+        """``z``, which hands relevance on to ``t`` unchanged: gradient * input is the same for both."""
+        self.is_gradient = self.is_gradient and not bool(((t == 0) & (z != 0)).any())
+        ratio = reference.divide(z.detach(), t.detach())
+        result: Tensor = _Node.apply(lambda R: [R * ratio], z, t)
+        return result
+
 
 def _detached(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
-
-
-def _with_value(t: Tensor, z: Tensor) -> Tensor:
-    """``z``, which hands relevance on to ``t`` unchanged: gradient * input is the same for both."""
-    return _Node.apply(lambda R: [R * reference.divide(z.detach(), t.detach())], z, t)
 
 
 class Relevance(Reading):
