@@ -24,7 +24,9 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "activation": elementwise.activation,
     "fill": elementwise.fill,
     "detached": elementwise.detached,
+    "overwritten": elementwise.overwritten,
     "hidden_write": elementwise.hidden_write,
+    "unseen": elementwise.unseen,
     "move": moves.move,
     "joined": moves.joined,
     "padded_batch": moves.padded_batch,
@@ -41,15 +43,30 @@ PHRASES = (
     (ANY,),
     ("layer", "relu", ANY),
     ("layer", "relu", ANY, "layer"),
+    ("layer", "relu", "number", "layer"),
+    ("layer", "relu", "constant", "layer"),
+    ("layer", "relu", "hidden_write", "layer"),
+    ("layer", "relu", "fill", "layer"),
+    ("layer", "relu", "activation", "layer"),
+    ("layer", "relu", "average", "layer"),
     ("relu", ANY, "layer"),
     ("layer", ANY, "affine"),
+    ("layer", "identity", "affine"),
     ("layer", "affine", "relu"),
+    ("layer", "winner", "overwritten"),
+    ("layer", "overwritten", "affine"),
+    ("layer", "relu", ANY, "overwritten"),
+    ("layer", "unseen"),
     ("layer", "gate", ANY, "gated"),
     ("layer", "gate", "of_a_gate", "gated"),
+    ("layer", "gate", "identity", "gated"),
     ("gate", "mixed"),
     ("layer", "layer", "total", ANY),
-    ("relu", "move", ANY, "layer"),
+    ("layer", "relu", "detached"),
+    ("move", "joined", "layer"),
+    ("layer", "joined", "layer"),
 )
+OF_DATA = ("affine", "number", "constant", "total", "joined", "padded_batch", "token", "move", "identity")
 MOST_PHRASES = 4
 
 
@@ -67,10 +84,16 @@ def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
     for i, shape in enumerate(shapes):
         identities.source(b, Value(f"x{i}", shape, kind="data"))
     steps = [name for name in STEPS if b.allows(name)]
+    before = [OF_DATA[i] for i in draw(st.lists(st.integers(0, len(OF_DATA) - 1), max_size=2))]
+    for name in before:
+        if b.allows(name):
+            with suppress(Skip):
+                STEPS[name](b)
     for _ in range(b.integer(1, MOST_PHRASES)):
         for name in b.choose(PHRASES):
-            with suppress(Skip):
-                STEPS[b.choose(steps) if name is ANY else name](b)
+            if name is ANY or b.allows(name):
+                with suppress(Skip):
+                    STEPS[b.choose(steps) if name is ANY else name](b)
     with suppress(Skip):
         if b.integer(0, 5) == 5:
             identities.hooked(b)

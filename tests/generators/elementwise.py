@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .program import Builder, Value
+from .program import Builder, Step, Value
 
 RELUS = {
     "torch.relu": "torch.relu({x})",
@@ -17,7 +17,7 @@ RELUS = {
     "maximum": "torch.maximum({x}, {x}.new_zeros(()))",
     "masked_fill": "{x}.masked_fill({x} <= 0, 0.0)",
 }
-SELECTING = ("where", "maximum", "masked_fill")  # a choice of values: what is not chosen gets no relevance
+SELECTING = ("where", "maximum", "masked_fill")  # moves: what is not chosen gets no relevance, where relu passes it
 RELUS_IN_PLACE = {
     "relu_": "{x}.relu_()",
     "F.relu(inplace)": "F.relu({x}, inplace=True)",
@@ -50,7 +50,21 @@ def relu(b: Builder) -> None:
     if x.writable:
         spellings |= RELUS_IN_PLACE
     line = b.spell("relu", spellings)
-    _activate(b, x, line, "torch.relu({x})", line in RELUS_IN_PLACE.values())
+    if any(line == RELUS[name] for name in SELECTING):
+        line = line.format(x=x.name)
+        b.note(x.shape, "{out} = " + line, ("moves", line, x.name))
+    else:
+        _activate(b, x, line, "torch.relu({x})", line in RELUS_IN_PLACE.values())
+
+
+def overwritten(b: Builder) -> None:
+    """A value that was used already is overwritten, and what was made of it goes on."""
+    last = b.values[-1]
+    x = b.pick(lambda value: value.kind in ("layer", "signal") and value.writable and value.memory != last.memory)
+    others = {"mul_": "{x}.mul_(-2)", "sub_": "{x}.sub_(1.5)", "zero_": "{x}.zero_()"}
+    line = b.spell("overwritten", RELUS_IN_PLACE | others)
+    b.overwrite(x)
+    b.steps.append(Step(x.name, (line.format(x=x.name),), ("same", x.name)))
 
 
 def activation(b: Builder) -> None:
@@ -86,7 +100,7 @@ def number(b: Builder) -> None:
             "r+": "{c} + {x}",
             "-": "{x} - (-({c}))",
             "torch.add": "torch.add({x}, {c})",
-            "add 0-d": "{x} + torch.tensor(float({c}))",
+            "add 0-d": "{x} + torch.tensor({c}, dtype=torch.float64)",
             "add integer": "{x} + torch.tensor(2).mul(0).add({c})" if "." not in c else "{x} + ({c})",
             "sub(other)": "torch.sub({x}, other=-({c}))",
         }
@@ -149,28 +163,41 @@ def fill(b: Builder) -> None:
 
 
 def detached(b: Builder) -> None:
-    """What is detached is a constant: a term that absorbs, or a factor."""
-    x = b.pick(lambda value: value.kind in ("layer", "signal"))
-    if not (b.exact or x.kind == "signal"):
-        return
-    other = b.pick(lambda value: value.shape == x.shape) or x
-    c = f"{other.name}.detach()"
+    """What is detached, or made without gradients, is a constant: a term that absorbs, or a factor."""
+    x = b.pick(lambda value: value.kind == "signal" or (b.exact and value.kind == "layer"))
+    other = b.pick(lambda value: value.shape == x.shape)
     plus = b.flag()
-    if plus:
-        spellings = {"+": "{x} + {c}", "r+": "{c} + {x}", "+ .data": "{x} + {o}.data", "torch.sub": "torch.sub({x}, -{c})"}
-        if x.writable:
-            spellings["+="] = "{x}.add_({c})"
-    else:
+    o, width = other.name, x.shape[-1]
+    layer = "self." + b.module("fc", f"nn.Linear({width}, {width})")
+    constants = {
+        "detach": ("", f"{o}.detach()"),
+        ".data": ("", f"{o}.data"),
+        "layer of detached": ("", f"{layer}({o}.detach())"),
+        "no_grad": (f"with torch.no_grad(): c = {layer}({o})", f"{layer}({o}).detach()"),
+        "layer, then detach": ("", f"{layer}({o}).detach()"),
+    }
+    before, c = b.spell("detached", constants)
+    text = "c" if before else c
+    spellings = {"+": "{x} + {c}", "r+": "{c} + {x}", "torch.sub": "torch.sub({x}, -{c})"}
+    if not plus:
         spellings = {"*": "{x} * {c}", "r*": "{c} * {x}"}
-        if x.writable:
-            spellings["*="] = "{x}.mul_({c})"
+    if x.writable:
+        spellings |= {"+=": "{x}.add_({c})"} if plus else {"*=": "{x}.mul_({c})"}
     line = b.spell("plus detached" if plus else "times detached", spellings)
-    overwrites = "_(" in line
+    overwrites = "_({c})" in line
     if overwrites:
         b.overwrite(x)
     meaning = ("shift", c, x.name) if plus else ("passes", f"{x.name} * {c}", x.name)
-    text = "{out} = " + line.format(x=x.name, c=c, o=other.name)
-    b.note(x.shape, text, meaning, memory=x.memory if overwrites else None, sure=x.kind != "layer")
+    lines = [*filter(None, [before]), "{out} = " + line.format(x=x.name, c=text)]
+    b.note(x.shape, lines, meaning, memory=x.memory if overwrites else None, sure=x.kind != "layer")
+
+
+def unseen(b: Builder) -> None:
+    """A function that the library cannot see into, and must name where relevance reaches it."""
+    x = b.pick(lambda value: value.kind != "gate")
+    spellings = {"autograd.Function": "Unseen.apply({x})", "vmap": "torch.vmap(lambda t: 3 * t)({x})"}
+    line = b.spell("unseen", spellings).format(x=x.name)
+    b.note(x.shape, "{out} = " + line, ("unseen", x.name), sure=False)
 
 
 def hidden_write(b: Builder) -> None:

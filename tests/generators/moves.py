@@ -10,7 +10,9 @@ from .program import READ_ONLY, Builder, Value
 Shape = tuple[int, ...]
 Move = tuple[str, Callable[[Shape], Shape], str]
 
-ANY: dict[str, Move] = {  # expression, shape after it, and whether that is a view, a copy, or a view that nobody may write into
+ANY: dict[
+    str, Move
+] = {  # expression, shape after it, and whether that is a view, a copy, or a view that nobody may write into
     "flip": ("{x}.flip(-1)", lambda s: s, "copy"),
     "roll": ("{x}.roll(1, -1)", lambda s: s, "copy"),
     "flatten": ("{x}.flatten(1)", lambda s: (prod(s),), "view"),
@@ -71,17 +73,19 @@ def joined(b: Builder) -> None:
     full = f"n, {', '.join(map(str, shape))}"
     meaning = f"torch.cat([{x.name}, {y.name}], 1)"
     zeros = f"{{out}} = torch.zeros({full}, dtype=torch.float64)"
+    left, right, h, more = f"{{out}}[:, :{k}]", f"{{out}}[:, {k}:]", x.name, y.name
+    into = [f"{left} = {h}", f"{right} = {more}"]
+    at = f"torch.arange({k}), {h}", f"torch.arange({k}, {shape[0]}), {more}"
     spellings = {
         "cat": [f"{{out}} = {meaning}"],
-        "hstack": [f"{{out}} = torch.hstack([{x.name}, {y.name}])"],
-        "into zeros": [zeros, f"{{out}}[:, :{k}] = {x.name}", f"{{out}}[:, {k}:] = {y.name}"],
-        "into empty": [f"{{out}} = torch.empty({full}, dtype=torch.float64)",
-                       f"{{out}}[:, :{k}] = {x.name}", f"{{out}}[:, {k}:] = {y.name}"],
-        "narrow.copy_": [zeros, f"{{out}}.narrow(1, 0, {k}).copy_({x.name})", f"{{out}}[:, {k}:].copy_({y.name})"],
-        "+= into zeros": [zeros, f"{{out}}[:, :{k}] += {x.name}", f"{{out}}[:, {k}:] += {y.name}"],
-        "new_zeros": [f"{{out}} = {x.name}.new_zeros({full})", f"{{out}}[:, :{k}] = {x.name}", f"{{out}}[:, {k}:] = {y.name}"],
-        "index_copy": [f"{zeros}.index_copy(1, torch.arange({k}), {x.name})", f"{{out}}.index_copy_(1, torch.arange({k}, {shape[0]}), {y.name})"],
-    }  # fmt: skip
+        "hstack": [f"{{out}} = torch.hstack([{h}, {more}])"],
+        "into zeros": [zeros, *into],
+        "into empty": [zeros.replace("zeros", "empty"), *into],
+        "into new_zeros": [f"{{out}} = {h}.new_zeros({full})", *into],
+        "narrow.copy_": [zeros, f"{{out}}.narrow(1, 0, {k}).copy_({h})", f"{right}.copy_({more})"],
+        "+= into zeros": [zeros, f"{left} += {h}", f"{right} += {more}"],
+        "index_copy": [f"{zeros}.index_copy(1, {at[0]})", f"{{out}}.index_copy_(1, {at[1]})"],
+    }
     lines = b.spell("join", spellings, "data" if x.is_data or y.is_data else "")
     _moved(b, [x, y], shape, lines, meaning, None)
 

@@ -53,7 +53,9 @@ def formula(rule: reference.Rule, *boxes: float, **options: Any) -> Formula:
     return lambda module, x, R: reference.relevance(module, rule, x, R, *boxes, **options)
 
 
-def generalized(W: Tensor, b: Tensor, x: Tensor, R: Tensor, gamma: float, *, epsilon: float, mask: Any = None) -> Tensor:
+def generalized(
+    W: Tensor, b: Tensor, x: Tensor, R: Tensor, gamma: float, *, epsilon: float, mask: Any = None
+) -> Tensor:
     """The generalised gamma rule for every sample: what has the sign of the output is raised."""
     C = W * x
     positive = C.sum(1) + b >= 0
@@ -118,6 +120,7 @@ class Reading:
         self.values: dict[str, Tensor] = {f"x{i}": x for i, x in enumerate(inputs)}
         self.values["n"] = len(inputs[0])  # type: ignore[assignment]
         self.data = {f"x{i}" for i in range(len(inputs))}
+        self.met_unseen = False
         for step in program.steps:
             kind, *arguments = step.meaning
             self.step = step.name
@@ -172,7 +175,13 @@ class _Constants:
 
 
 class GradientTimesInput(Reading):
-    """Torch's gradient, with constants and gates detached. What is data for the first layer counts as the input."""
+    """Torch's gradient, with constants and gates detached. What is data for the first layer counts as the input.
+
+    Attributes:
+        is_gradient: False where a function makes something of a zero, which no gradient can hand on.
+    """
+
+    is_gradient = True
 
     def layer(self, module: str, x: str) -> Tensor:
         result: Tensor = torch.func.functional_call(
@@ -185,19 +194,19 @@ class GradientTimesInput(Reading):
         scale, shift = (v.reshape(-1, *[1] * (t.dim() - 2)) for v in self.folded(norm, part, t.dim()))
         if x in self.data:
             self.stays_data(x)
-            return _with_value(t, t * scale + shift)
+            return self._handed_on(t, t * scale + shift)
         return t * scale + shift
 
     def passes(self, expression: str, x: str) -> Tensor:
         self.stays_data(x)
         z = self.eval(expression).detach()
-        return _with_value(self.values[x], z)
+        return self._handed_on(self.values[x], z)
 
     def shift(self, expression: str, x: str) -> Tensor:
         t, c = self.values[x], self.eval(expression).detach()
         is_unit = x in self.data and "full_like" in expression
         self.stays_data(x)
-        return _with_value(t, t + c) if is_unit else t + c
+        return self._handed_on(t, t + c) if is_unit else t + c
 
     def fixed(self, expression: str, x: str) -> Tensor:
         return self.live(expression)
@@ -220,14 +229,16 @@ class GradientTimesInput(Reading):
     def softmax(self, x: str) -> Tensor:
         return self.values[x].softmax(-1)
 
+    def _handed_on(self, t: Tensor, z: Tensor) -> Tensor:
+        """``z``, which hands relevance on to ``t`` unchanged: gradient * input is the same for both."""
+        self.is_gradient = self.is_gradient and not bool(((t == 0) & (z != 0)).any())
+        ratio = reference.divide(z.detach(), t.detach())
+        result: Tensor = _Node.apply(lambda R: [R * ratio], z, t)
+        return result
+
 
 def _detached(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
-
-
-def _with_value(t: Tensor, z: Tensor) -> Tensor:
-    """``z``, which hands relevance on to ``t`` unchanged: gradient * input is the same for both."""
-    return _Node.apply(lambda R: [R * reference.divide(z.detach(), t.detach())], z, t)
 
 
 class Relevance(Reading):
@@ -237,6 +248,14 @@ class Relevance(Reading):
         self.case = case
         self.layers: dict[str, tuple[nn.Module, str]] = {}  # the layer that gave a value, and what it was given
         super().__init__(program, model, inputs)
+
+    def relevance(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+        """The relevance of the inputs, where it starts at the output; None where nothing leads there."""
+        y = self.output
+        if not y.requires_grad or not bool(y.isfinite().all()):
+            return None
+        found = torch.autograd.grad(y, inputs, y.detach(), allow_unused=True)
+        return [torch.zeros_like(x) if R is None else R for x, R in zip(inputs, found, strict=True)]
 
     def node(self, z: Tensor, names: Sequence[str], backward: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         result: Tensor = _Node.apply(backward, z.detach(), *(self.values[name] for name in names))
@@ -320,6 +339,13 @@ class Relevance(Reading):
 
     def half_each(self, x: str, y: str) -> Tensor:
         return self.node(self.value(x) * self.value(y), [x, y], lambda R: [R / 2, R / 2])
+
+    def unseen(self, x: str) -> Tensor:
+        def backward(R: Tensor) -> list[Tensor]:
+            self.met_unseen = True
+            return [R]
+
+        return self.node(3 * self.value(x), [x], backward)
 
     def softmax(self, x: str) -> Tensor:
         t = self.value(x)
