@@ -18,15 +18,21 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, substitute, tensors_in
+from .calls import Call, in_place_target, key_of, substitute, tensors_in
 from .checkpoints import Checkpoint, running_frame
 from .facts import LiveCall
-from .handlers import TABLE
+from .handlers import TABLE, is_head
 from .streams import Streams
 
 
 class RelevanceWarning(UserWarning):
-    """A function has no rule for its relevance, and its plain gradient stands in for one."""
+    """A map may mislead: a function has no rule, and its gradient stands in for one, or a softmax comes last."""
+
+
+_HEAD = (
+    "the model's output is a softmax or a log-softmax, whose relevance vanishes where it is confident: explain the "
+    "logits instead, by a model without it"
+)
 
 
 class Interception(TorchFunctionMode):
@@ -58,7 +64,7 @@ class Interception(TorchFunctionMode):
         facts = [self.streams.facts(t) for t in live]
         call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
         _refuse(call, self.streams)
-        handler = TABLE.get(func)
+        handler = TABLE.get(key_of(func))
         result = NotImplemented if handler is None else handler(self.streams, call)
         return self.streams.follow_unsupported(call, call.name) if result is NotImplemented else result
 
@@ -180,7 +186,10 @@ def _run(
         output = forward(*args, **kwargs)
     assignment.check(output)
     mode.streams.origins.check(output)
-    _tell(mode.streams.origins.unsupported(output), strict)
+    unsupported = mode.streams.origins.unsupported(output)
+    _tell(unsupported, strict)
+    if not unsupported and assignment.last_name is not None and is_head(output):
+        warnings.warn(_HEAD, RelevanceWarning, stacklevel=6)  # the line that called the model
     mode.streams.settle(output)
     return output
 

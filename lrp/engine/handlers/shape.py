@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..calls import named, tensors_in
+from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 _MOVES = """
-    T mT H mH adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_to cat
-    channel_shuffle chunk column_stack concat concatenate diag diagonal dsplit
-    dstack expand expand_as flatten flip fliplr flipud gather hsplit hstack index_select
-    masked_select moveaxis movedim narrow permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave
-    reshape reshape_as roll rot90 select native_channel_shuffle split split_with_sizes squeeze stack swapaxes
-    swapdims swap_axes t take take_along_dim tensor_split tile transpose tril triu unbind
-    unflatten unfold unsqueeze view view_as vsplit vstack __getitem__
+    adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_to cat channel_shuffle chunk column_stack concat
+    concatenate diag diag_embed diagflat diagonal dsplit dstack expand expand_as flatten flip fliplr flipud gather
+    __getitem__ H hsplit hstack index index_select masked_select max_unpool1d max_unpool2d max_unpool3d mH moveaxis
+    movedim mT narrow native_channel_shuffle permute pixel_shuffle pixel_unshuffle ravel reflection_pad1d
+    reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
+    reshape reshape_as roll rot90 select slice split split_with_sizes squeeze stack swap_axes swapaxes swapdims t T
+    take take_along_dim tensor_split tile transpose tril triu unbind unflatten unfold unsafe_chunk unsafe_split
+    _unsafe_view unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d view view_as vsplit vstack
 """.split()
 
-_COPIES = "alias bfloat16 clone contiguous cpu cuda double float half positive requires_grad to type type_as".split()
+_COPIES = (
+    "alias bfloat16 clone contiguous cpu cuda _to_copy double float half positive requires_grad to type type_as".split()
+)
 
 # These can put other values than those of their first argument among the output's.
 _FILLS = """
-    copy __setitem__ index_copy index_put masked_scatter scatter masked_fill index_fill fill zero
-    select_scatter slice_scatter diagonal_scatter broadcast_tensors
+    block_diag broadcast_tensors cartesian_prod combinations copy __setitem__ diagonal_scatter fill index_copy
+    index_fill masked_fill masked_scatter meshgrid select_scatter slice_scatter zero
 """.split()
 
 
@@ -78,15 +80,15 @@ def _branches_of_method(input: Any, condition: Any, other: Any) -> tuple[Any, An
     return input, other
 
 
-def _padded(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> tuple[Any, Any]:
-    return input, value
+def _padded(input: Any, pad: Any, *others: Any, mode: str = "constant", value: float | None = None) -> tuple[Any, Any]:
+    return input, next((other for other in others if not isinstance(other, str)), value)
 
 
-TABLE: dict[Callable[..., Any], Handler] = {
+TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named(*_MOVES), moves),
     **dict.fromkeys(named(*_COPIES), copies),
     **dict.fromkeys(named(*_FILLS), fills),
     **dict.fromkeys(named("pad", "constant_pad_nd"), pads),
-    torch.where: chooses,
+    **dict.fromkeys(named("where"), chooses),
     Tensor.where: chooses_from,
 }
