@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..rules import Family, Place, Rule
-from .calls import tensors_in
+from .calls import plain_name, tensors_in
 
 Patterns = Sequence[Tensor] | Mapping[str, Tensor]
 Owner = tuple[str, nn.Module]
@@ -93,7 +93,7 @@ class Assignment:
         self, family: Family, function: Callable[..., Any], parameters: Sequence[Tensor | None], first: bool = False
     ) -> Place:
         """Where a rule is to be chosen for the call that comes next."""
-        called = function.__name__.strip("_")
+        called = plain_name(function).strip("_")
         owners = self._common_owners(parameters)
         name, module = owners[0] if owners else (called, None)
         if parameters:

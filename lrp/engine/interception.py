@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, strangeness, substitute, tensors_in, tensors_within
+from .calls import Call, in_place_target, key_of, strangeness, substitute, tensors_in, tensors_within
 from .checkpoints import Checkpoint, arguments_of_checkpoint, running_frame
 from .checks import check_inputs, check_pattern
 from .facts import LiveCall
-from .handlers import TABLE
+from .handlers import TABLE, is_head
 from .streams import Streams
 from .untouched import Untouched
 
@@ -29,9 +29,15 @@ from .untouched import Untouched
 class RelevanceWarning(UserWarning):
     """An explanation that may mislead.
 
-    A function has no rule for its relevance, and its plain gradient stands in for one; or the model is in training
-    mode, where it computes something else.
+    A function has no rule for its relevance, and its plain gradient stands in for one; the model is in training mode,
+    where it computes something else; or a softmax comes last, whose relevance vanishes.
     """
+
+
+_HEAD = (
+    "the model's output is a softmax or a log-softmax, whose relevance vanishes where it is confident: explain the "
+    "logits instead, by a model without it"
+)
 
 
 class Interception(TorchFunctionMode):
@@ -72,7 +78,7 @@ class Interception(TorchFunctionMode):
         if func in _LENDING:
             self.streams.lend(call.live[0])
         strange = strangeness((args, kwargs))
-        handler = TABLE.get(func) if strange is None else None
+        handler = TABLE.get(key_of(func)) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
         if result is not NotImplemented:
             return result
@@ -218,19 +224,19 @@ def _run(
     outputs = list(tensors_within(output))
     assignment.check(outputs)
     mode.streams.origins.check(outputs)
-    _tell(mode.streams.origins.unsupported(outputs), untouched.hint, strict)
+    unsupported = mode.streams.origins.unsupported(outputs)
+    head = _HEAD if not unsupported and assignment.last_name is not None and is_head(outputs) else None
+    _tell(unsupported, [text for text in (untouched.hint, head) if text is not None], strict)
     mode.streams.settle(outputs)
     return output
 
 
-def _tell(functions: Sequence[str], hint: str | None, strict: bool) -> None:
-    """One warning for all that is worth one, or an error if strict."""
+def _tell(functions: Sequence[str], hints: Sequence[str], strict: bool) -> None:
+    """One warning for all that is worth one, or an error if strict and a function has no rule."""
     listed = ", ".join(dict.fromkeys(functions))
     if functions and strict:
-        raise NotImplementedError(
-            "; ".join([f"strict=True: there is no rule for the relevance of {listed}", *filter(None, [hint])])
-        )
+        raise NotImplementedError("; ".join([f"strict=True: there is no rule for the relevance of {listed}", *hints]))
     lacking = f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead"
-    told = [text for text in (lacking if functions else None, hint) if text is not None]
+    told = [*([lacking] if functions else []), *hints]
     if told:
         warnings.warn("; ".join(told), RelevanceWarning, stacklevel=7)  # the line that called the model

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .arithmetic import identity, sum_up
+from .arithmetic import identity, negative, sum_up
 from .weights import WHOLE, Made, Make, modified, modified_in_blocks
 
 _PART = 2**20  # elements
@@ -278,24 +278,34 @@ class Centred(LinearMap):
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed(LinearMap):
-    """A linear function whose weights are its own: average pooling, mean, sum. ``w`` is a number that scales it."""
+    """A linear function whose weights are its own, as average pooling, mean, sum: ``z = function(x * w) + b``.
+
+    ``w`` is 1, as a tensor without dimensions, or one number for each input; the function's weights are not negative,
+    or what rules modify is ``w`` alone. ``b`` has the shape of the output.
+    """
 
     function: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return self.function(x) * w
+        return self.forward_modified(x, identity, w, b)
 
     def pullback(self, s: Tensor, w: Tensor) -> Tensor:
-        return self._transpose(s) * w
+        return self.pullback_modified(s, identity, w)
 
     def forward_modified(self, x: Tensor, make: Make, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return self.function(x) if make is identity else self.forward(x, make(w), b)
+        z = self.function(x if make is identity and w.dim() == 0 else x * make(w))
+        return z if b is None else z + b
 
     def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
-        return self._transpose(s) if make is identity else self.pullback(s, make(w))
+        pulled = self._transpose(s)
+        return pulled if make is identity and w.dim() == 0 else pulled * make(w)
 
     def weight_pullback(self, x: Tensor, s: Tensor) -> Tensor:
         raise TypeError("a function without weights has no weight_pullback")
+
+    def lowest(self, x: Tensor) -> Tensor:
+        """Below zero where an input of the output is."""
+        return self.function(negative(x))
 
     def _transpose(self, s: Tensor) -> Tensor:
         pulled: Tensor = torch.func.vjp(self.function, s.new_zeros(self.input_shape))[1](s)[0]

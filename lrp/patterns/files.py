@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..engine.calls import plain_name
 from ..engine.calls.parsing import PARSERS
 from ..maps import Contraction, Convolution, Linear, Sampled
 
 Path = str | PathLike[str]
 Shapes = Mapping[str, tuple[int, ...]]
 
-_FUNCTIONS = {function.__name__.strip("_") for function in PARSERS}
+_FUNCTIONS = {plain_name(function).strip("_") for function in PARSERS}
 
 # The layer that a fitted pattern belongs to, as long as the pattern lives: a list of tensors has no room for names.
 _layers = WeakTensorKeyDictionary()

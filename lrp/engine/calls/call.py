@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType, ModuleType
@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from .lookup import is_property, plain_name
+
 _PLAIN = {int, float, bool, str}
 _SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 _AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"}
+
+_SYMBOLS = {
+    "add": "+", "sub": "-", "mul": "*", "matmul": "@", "truediv": "/", "div": "/", "floordiv": "//", "mod": "%",
+    "pow": "**", "neg": "-", "getitem": "[]", "setitem": "[] =",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,13 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The name of the function, as a message shows it."""
-        return getattr(self.function, "__name__", str(self.function))
+        """The name of the function, as a message shows it: as the user wrote it."""
+        name = plain_name(self.function)
+        if is_property(self.function):
+            return f".{name}"
+        operator = name[2:-2] if name.startswith("__") and name.endswith("__") else ""
+        found = _SYMBOLS.get(operator) or _SYMBOLS.get(operator[1:])
+        return found or name.replace("special_", "special.", 1).replace("linalg_", "linalg.", 1)
 
     def run(self, replace: Callable[[Tensor], Tensor]) -> Any:
         """Call the function, with every tensor in its arguments replaced."""
@@ -95,6 +107,26 @@ def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     return structure
 
 
+def distinct(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors, each of them once."""
+    return list({id(t): t for t in tensors}.values())
+
+
+def as_function(call: Call, tensors: Sequence[Tensor], target: Tensor | None = None) -> Callable[..., Any]:
+    """The call as a function of all its tensors, in this order: it holds none of them, and overwrites a copy."""
+    blanks = [torch.empty(0) for _ in tensors]
+    places = {id(t): blank for t, blank in zip(tensors, blanks, strict=True)}
+    args, kwargs = substitute((call.args, call.kwargs), lambda t: places[id(t)])
+    order = {id(blank): i for i, blank in enumerate(blanks)}
+    written = next((i for i, t in enumerate(tensors) if t is target), None)
+
+    def function(*values: Tensor) -> Any:
+        several = [value.clone() if i == written else value for i, value in enumerate(values)]
+        return Call(call.function, args, kwargs).run(lambda blank: several[order[id(blank)]])
+
+    return function
+
+
 def in_place_target(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     """The tensor that ``function(*args, **kwargs)`` overwrites, as its name or ``inplace=True`` tells."""
     position = _inplace_position(function)
@@ -107,7 +139,7 @@ def in_place_target(function: Callable[..., Any], args: Sequence[Any], kwargs: M
 
 @cache
 def _overwrites(function: Callable[..., Any]) -> bool:
-    name = getattr(function, "__name__", "")
+    name = plain_name(function)
     return name in _AUGMENTED or (name.endswith("_") and not name.endswith("__"))
 
 

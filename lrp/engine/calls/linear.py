@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...maps import Contraction, Convolution, Linear
 from ...maps.convolutions import same_padding
 from ...rules import Family
+from .lookup import Key, named
 
 Ints = int | tuple[int, ...]
 
@@ -55,6 +54,15 @@ def _transposed_convolution(
     return LinearCall("conv", f, input, weight, bias)
 
 
+def _either_convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Ints, padding: Ints, dilation: Ints,
+    transposed: bool, output_padding: Ints, groups: int,
+) -> LinearCall:  # fmt: skip
+    if transposed:
+        return _transposed_convolution(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _convolution(input, weight, bias, stride, padding, dilation, groups)
+
+
 def _map(
     x: Tensor, w: Tensor, stride: Ints, padding: Ints, dilation: Ints, groups: int, output_padding: Ints = 0,
     **settings: Any,
@@ -78,8 +86,9 @@ def _each(value: Ints, n: int) -> tuple[int, ...]:
     return values * n if len(values) == 1 else values
 
 
-PARSERS: dict[Callable[..., Any], Callable[..., LinearCall]] = {
-    F.linear: _linear,
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolution),
-    **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), _transposed_convolution),
+PARSERS: dict[Key, Callable[..., LinearCall]] = {
+    **dict.fromkeys(named("linear"), _linear),
+    **dict.fromkeys(named("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),
+    **dict.fromkeys(named("convolution"), _either_convolution),
 }

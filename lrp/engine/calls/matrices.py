@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...maps import Contraction
 from .linear import LinearCall
-from .lookup import named
+from .lookup import Key, named
 
 
 def swapped(call: LinearCall) -> LinearCall | None:
@@ -72,20 +72,62 @@ def _tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) -
     return _contraction(a, b, ("".join(of_a), "".join(of_b), "".join(of_z)))
 
 
-def _einsum(equation: str | Tensor, *operands: Any) -> LinearCall | None:
-    tensors = operands[0] if len(operands) == 1 and not isinstance(operands[0], Tensor) else operands
-    if not isinstance(equation, str) or len(tensors) != 2:
+def _outer(input: Tensor, vec2: Tensor, out: Tensor | None = None) -> LinearCall | None:
+    return None if out is not None else _contraction(input, vec2, ("i", "j", "ij"))
+
+
+def _vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> LinearCall | None:
+    if dim != -1:
+        return None
+    of_x, of_y, batch = _broadcast(x.shape[:-1], y.shape[:-1], ascii_uppercase)
+    return _contraction(x, y, (f"{of_x}k", f"{of_y}k", batch))
+
+
+def _einsum(*args: Any) -> LinearCall | None:
+    equation, tensors = _equation(*args)
+    if len(tensors) != 2:
         return None
     a, b = tensors
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
+    terms, right = _sides(equation)
     free = "".join(letter for letter in ascii_letters if letter not in equation)
     dotted = [_dotted(term, t) for term, t in zip(terms, tensors, strict=True)]
     of_a, of_b, batch = _broadcast(dotted[0], dotted[1], free)
-    if not arrow:
-        right = "..." + "".join(sorted(letter for letter in left if letter.isalpha() and left.count(letter) == 1))
     letters = [term.replace("...", own) for term, own in zip((*terms, right), (of_a, of_b, batch), strict=True)]
     return _contraction(a, b, letters)
+
+
+def einsum_of_several(x: Tensor, *args: Any) -> LinearCall | None:
+    """``torch.einsum`` of ``x`` and two or more others, whose product is its weight."""
+    equation, tensors = _equation(*args)
+    terms, right = _sides(equation)
+    if "." in equation:
+        return None
+    pairs = list(zip(terms, tensors, strict=True))
+    (own,) = (term for term, t in pairs if t is x)
+    others = [pair for pair in pairs if pair[1] is not x]
+    found = dict.fromkeys(letter for term, _ in others for letter in term if letter in own + right)
+    made = "".join(found)
+    w = torch.einsum(f"{','.join(term for term, _ in others)}->{made}", *(t for _, t in others))
+    return _contraction(x, w, (own, made, right))
+
+
+def _equation(*args: Any) -> tuple[str, Sequence[Tensor]]:
+    """The equation and the operands of ``torch.einsum``, which takes lists of numbers for letters as well."""
+    if isinstance(args[0], str):
+        return args[0].replace(" ", ""), args[1] if isinstance(args[1], (tuple, list)) else args[1:]
+    *pairs, last = args if len(args) % 2 else (*args, None)
+    terms = ["".join("..." if i is Ellipsis else ascii_letters[i] for i in letters) for letters in pairs[1::2]]
+    ending = "" if last is None else "->" + "".join("..." if i is Ellipsis else ascii_letters[i] for i in last)
+    return ",".join(terms) + ending, pairs[::2]
+
+
+def _sides(equation: str) -> tuple[list[str], str]:
+    """The terms of an equation, and its right side."""
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        right = "..." + "".join(sorted(letter for letter in left if letter.isalpha() and left.count(letter) == 1))
+        right = right if "..." in left else right[3:]
+    return left.split(","), right
 
 
 def _dotted(term: str, t: Tensor) -> torch.Size:
@@ -109,10 +151,12 @@ def _broadcast(a: torch.Size, b: torch.Size, letters: str) -> tuple[str, str, st
     return of(a, letters[n : 2 * n]), of(b, letters[2 * n : 3 * n]), letters[:n]
 
 
-PARSERS: dict[Callable[..., Any], Callable[..., LinearCall | None]] = {
-    **dict.fromkeys(named("matmul", "mm", "bmm", "mv", "__matmul__"), _matmul),
+PARSERS: dict[Key, Callable[..., LinearCall | None]] = {
+    **dict.fromkeys(named("matmul", "mm", "bmm", "mv", "dot", "vdot", "__matmul__"), _matmul),
+    **dict.fromkeys(named("outer", "ger"), _outer),
+    **dict.fromkeys(named("vecdot"), _vecdot),
     **dict.fromkeys(named("__rmatmul__"), _matmul_from_left),
-    **dict.fromkeys((torch.addmm, Tensor.addmm), _addmm),
+    **dict.fromkeys((torch.addmm, Tensor.addmm, "aten::addmm"), _addmm),
     **dict.fromkeys(named("inner"), _inner),
     **dict.fromkeys(named("tensordot"), _tensordot),
     **dict.fromkeys(named("einsum"), _einsum),

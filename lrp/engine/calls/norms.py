@@ -27,15 +27,16 @@ def instance_norm_arguments(
 
 def layer_norm_arguments(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
-    eps: float = 1e-5,
+    eps: float = 1e-5, *_: Any, **__: Any,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Input, shape of what is normalised, weight, bias, eps."""
     return input, normalized_shape, weight, bias, eps
 
 
 def group_norm_arguments(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> tuple[Any, ...]:
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+    *_: Any, **__: Any,
+) -> tuple[Any, ...]:  # fmt: skip
     """Input, number of groups, weight, bias, eps."""
     return input, num_groups, weight, bias, eps
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from . import linear, matrices
 from .call import Call
 from .linear import LinearCall
+from .lookup import Key, key_of
 
-PARSERS: dict[Callable[..., Any], Callable[..., LinearCall | None]] = {**linear.PARSERS, **matrices.PARSERS}
+PARSERS: dict[Key, Callable[..., LinearCall | None]] = {**linear.PARSERS, **matrices.PARSERS}
 
 
 def parse(call: Call, is_live: Callable[[Tensor], bool]) -> LinearCall | None:
     """What the call calls, if it is a linear map of one live tensor by constant ones."""
-    parser = PARSERS.get(call.function)
+    parser = PARSERS.get(key_of(call.function))
     layer = None if parser is None else parser(*call.args, **call.kwargs)
     if layer is not None and is_live(layer.w):
         layer = matrices.swapped(layer)

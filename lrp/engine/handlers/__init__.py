@@ -17,16 +17,18 @@ handler has one of three ends: ``streams.follow`` where the function's gradient 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+from ..calls import Key
 from ..streams import Handler
-from . import activations, linear, normalization, pooling, products, shape, softmax, sums
+from . import accumulation, activations, linear, normalization, pooling, products, shape, softmax, sums
+from .softmax import is_head
 
-TABLE: dict[Callable[..., Any], Handler] = {
+__all__ = ["TABLE", "is_head"]
+
+TABLE: dict[Key, Handler] = {
     **linear.TABLE,
     **normalization.TABLE,
     **pooling.TABLE,
+    **accumulation.TABLE,
     **sums.TABLE,
     **products.TABLE,
     **activations.TABLE,

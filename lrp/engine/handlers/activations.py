@@ -1,4 +1,7 @@
-"""Activations: relevance passes unchanged, unless a composite says otherwise."""
+"""Activations and all other elementwise functions: relevance passes unchanged, unless a composite says otherwise.
+
+``f(x) / x`` is a constant, whatever the function; a step, such as rounding, is no exception.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch.nn import functional as F
 
 from ...maps import Elementwise
 from ...rules import Gradient, Pass
-from ..calls import named
+from ..calls import Key, named, plain_name
 from ..facts import LiveCall
 from ..kept import unhooked
 from ..streams import Handler, Streams
@@ -59,14 +62,37 @@ def _clamp_max(nonnegative: bool, max: Any) -> bool:
     return _clamp(nonnegative, max=max)
 
 
+def _nan_to_num(nonnegative: bool, nan: float | None = None, posinf: float | None = None, *_: Any, **__: Any) -> bool:
+    return nonnegative and (nan or 0) >= 0 and (posinf or 0) >= 0
+
+
 def activation(streams: Streams, call: LiveCall, proof: Proof = never, is_gate: bool = False) -> Any:
-    """A function of each element of one tensor."""
+    """A function of each element of its first argument."""
     x, others = _arguments(*call.args, **call.kwargs)
-    if len(call.live) > 1 or call.live[0] is not x:
+    if call.live[0] is not x:
         return NotImplemented
     facts: dict[str, Any] = {"nonnegative": proof(call.facts_of(x).nonnegative, *others[0], **others[1])}
     if is_gate:
         facts["gate"] = True
+    return elementwise(streams, call, **facts)
+
+
+def power(streams: Streams, call: LiveCall) -> Any:
+    """``base ** exponent``, one of which is constant."""
+    base, exponent = _operands(*call.args, **call.kwargs)
+    if plain_name(call.function) == "__rpow__":
+        base, exponent = exponent, base
+    is_even = isinstance(exponent, (int, float)) and exponent >= 0 and exponent % 2 == 0
+    is_growing = not isinstance(exponent, (int, float)) or exponent >= 0
+    nonnegative = is_even or (streams.known.is_nonnegative(base) and is_growing)
+    return elementwise(streams, call, nonnegative=nonnegative)
+
+
+def elementwise(streams: Streams, call: LiveCall, **facts: Any) -> Any:
+    """A function of each element of one live tensor, and of constants."""
+    x = call.live[0]
+    if len(call.live) > 1:
+        return NotImplemented
     _, rule = streams.rule("activation", call, x)
     if isinstance(rule, Gradient):
         return streams.gradient(call, **facts)
@@ -79,7 +105,10 @@ def activation(streams: Streams, call: LiveCall, proof: Proof = never, is_gate: 
 
     value = streams.value_before(call, x)
     with unhooked():
-        slope = torch.func.vjp(function, value)[1](torch.ones_like(value))[0]
+        z, pull, *_ = torch.func.vjp(function, value)
+        if z.shape != x.shape:
+            return NotImplemented
+        slope = pull(torch.ones_like(value))[0]
     f = Elementwise(input_shape=tuple(x.shape))
     return streams.relay_layer(call, f, rule, None, (value, slope, None), x, streams.evaluate(call), **facts)
 
@@ -88,23 +117,39 @@ def _arguments(input: Any, *others: Any, **by_name: Any) -> tuple[Any, tuple[tup
     return input, (others, by_name)
 
 
+def _operands(input: Any, other: Any = None, *, exponent: Any = None) -> tuple[Any, Any]:
+    return input, other if exponent is None else exponent
+
+
+_NONNEGATIVE = """
+    abs absolute acos acosh arccos arccosh cosh erfc exp exp2 ndtr relu relu6 rsqrt sqrt square
+""".split()
+
 _KEEP_SIGN = """
-    leaky_relu elu celu selu gelu silu mish hardswish tanh softsign prelu rrelu hardshrink softshrink tanhshrink
+    arcsinh arctan arctanh asinh atan atanh ceil celu deg2rad elu erf expm1 fix floor frac gelu hardshrink hardswish
+    leaky_relu log1p mish prelu rad2deg round rrelu selu sgn sign silu sinh softshrink softsign tanh tanhshrink trunc
+""".split()
+
+_SIGNED = """
+    arcsin arctan2 asin atan2 copysign cos fmod hypot ldexp lgamma log log10 log2 logaddexp logaddexp2 logit
+    log_sigmoid logsigmoid reciprocal remainder __mod__ __rmod__ sin sinc tan xlog1py xlogy
 """.split()
 
 _PROOFS: dict[str, Proof] = {
-    **dict.fromkeys(("relu", "relu6"), always),
+    **dict.fromkeys(_NONNEGATIVE, always),
     **dict.fromkeys(_KEEP_SIGN, as_input),
-    **dict.fromkeys(("log_sigmoid", "logsigmoid"), never),
     **dict.fromkeys(("threshold", "_threshold"), _threshold),
     **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
     "clamp_max": _clamp_max,
     "hardtanh": _hardtanh,
+    "nan_to_num": _nan_to_num,
     "softplus": _softplus,
 }
 
-TABLE: dict[Callable[..., Any], Handler] = {
+TABLE: dict[Key, Handler] = {
+    **dict.fromkeys(named(*_SIGNED), elementwise),
     **{function: partial(activation, proof=proof) for name, proof in _PROOFS.items() for function in named(name)},
     F.relu6: partial(activation, proof=always),
     **dict.fromkeys(named("sigmoid", "hardsigmoid", "expit"), partial(activation, proof=always, is_gate=True)),
+    **dict.fromkeys(named("pow", "float_power", "__pow__", "__rpow__", "__ipow__"), power),
 }

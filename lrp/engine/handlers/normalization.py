@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ...maps import Centred, Elementwise, LinearMap
 from ...rules import Gradient
+from ..calls import Key, named
 from ..calls.norms import (
     batch_norm_arguments,
     group_norm_arguments,
@@ -46,6 +47,16 @@ def batch_norm(streams: Streams, call: LiveCall) -> Any:
     channels = _channels(x)
     f = Elementwise(input_shape=tuple(x.shape))
     return _relay(streams, call, x, f, (scale.view(channels), shift.view(channels)), (weight, bias, mean))
+
+
+def batch_norm_of_torch(streams: Streams, call: LiveCall) -> Any:
+    """``torch.batch_norm``, which has its arguments in another order."""
+    return batch_norm(streams, _reordered(streams, F.batch_norm, *call.args, **call.kwargs))
+
+
+def instance_norm_of_torch(streams: Streams, call: LiveCall) -> Any:
+    """``torch.instance_norm``, alike."""
+    return instance_norm(streams, _reordered(streams, F.instance_norm, *call.args, **call.kwargs))
 
 
 def layer_norm(streams: Streams, call: LiveCall) -> Any:
@@ -113,6 +124,15 @@ def _relay(
     return streams.relay_layer(call, f, rule, name, (streams.value(x), *values), x, z, has_parameters=True)
 
 
+def _reordered(
+    streams: Streams, function: Callable[..., Tensor], input: Tensor, weight: Tensor | None, bias: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, flag: bool, momentum: float, eps: float, *_: Any,
+    **__: Any,
+) -> LiveCall:  # fmt: skip
+    """The call of the function of ``torch.nn.functional`` for the arguments of its namesake in ``torch``."""
+    return streams.call(function, input, running_mean, running_var, weight, bias, flag, momentum, eps)
+
+
 def _is_input_alone(call: LiveCall, x: Tensor) -> bool:
     """Whether only the input depends on what is explained, and not the weight, bias or statistics."""
     return all(t is x for t in call.live)
@@ -136,10 +156,12 @@ def _affine(
     return scale, shift
 
 
-TABLE: dict[Callable[..., Any], Handler] = {
+TABLE: dict[Key, Handler] = {
+    **dict.fromkeys(named("batch_norm"), batch_norm_of_torch),
+    **dict.fromkeys(named("instance_norm"), instance_norm_of_torch),
+    **dict.fromkeys(named("group_norm"), group_norm),
+    **dict.fromkeys(named("layer_norm"), layer_norm),
+    **dict.fromkeys(named("rms_norm"), rms_norm),
     F.batch_norm: batch_norm,
     F.instance_norm: instance_norm,
-    F.group_norm: group_norm,
-    F.layer_norm: layer_norm,
-    F.rms_norm: rms_norm,
 }

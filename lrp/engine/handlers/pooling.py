@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ...maps import Fixed
 from ...rules import Gradient, Rule
-from ..calls import named, tensors_in
+from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 
@@ -62,12 +62,14 @@ def maximum(streams: Streams, call: LiveCall) -> Any:
     _, rule = streams.rule("max_pool", call, x)
     if isinstance(rule, Gradient):
         return winner_takes_all(streams, call)
-    averaged = _AVERAGES_OF.get(call.function.__name__, _no_average)(*call.args[1:], **call.kwargs)
+    averaged = _AVERAGES_OF.get(call.name, _no_average)(*call.args[1:], **call.kwargs)
     if averaged is None:
         return NotImplemented
     nonnegative = call.facts_of(x).nonnegative
-    total = averaged(streams.value(x))
-    return _relay(streams, call, x, averaged, rule, streams.evaluate(call), total=total, nonnegative=nonnegative)
+    z, total = streams.evaluate(call), averaged(streams.value(x))
+    if not isinstance(z, Tensor):
+        return NotImplemented
+    return _relay(streams, call, x, averaged, rule, z, total=total, nonnegative=nonnegative)
 
 
 def maximum_over(streams: Streams, call: LiveCall) -> Any:
@@ -136,7 +138,9 @@ _MAXIMA = [
     for d in _DIMENSIONS
     for ending in ("", "_with_indices")
 ]
-_WINNERS = "maximum amin min minimum fmax fmin topk sort msort kthvalue median".split()
+_UPSAMPLED = "upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa".split()
+_CUBIC = "upsample_bicubic2d _upsample_bicubic2d_aa".split()
+_WINNERS = "maximum amin min minimum fmax fmin topk sort msort kthvalue median cummax cummin".split()
 
 _AVERAGES_OF: dict[str, Callable[..., Callable[[Tensor], Tensor] | None]] = {
     "amax": _mean,
@@ -147,10 +151,11 @@ _AVERAGES_OF: dict[str, Callable[..., Callable[[Tensor], Tensor] | None]] = {
     },
 }
 
-TABLE: dict[Callable[..., Any], Handler] = {
+TABLE: dict[Key, Handler] = {
     F.interpolate: interpolation,
     **dict.fromkeys(named(*_AVERAGES), average),
-    **dict.fromkeys((*named("mean", "sum"), F.fold), partial(fixed, keeps_sign=True)),
+    **dict.fromkeys((*named("mean", "sum", *_UPSAMPLED), F.fold), partial(fixed, keeps_sign=True)),
+    **dict.fromkeys(named(*_CUBIC), fixed),
     **dict.fromkeys(named(*_MAXIMA, "amax"), maximum),
     **dict.fromkeys(named("max"), maximum_over),
     **dict.fromkeys(named(*_WINNERS), winner_takes_all),

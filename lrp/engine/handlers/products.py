@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ...maps.arithmetic import identity
 from ...maps.weights import Make
 from ...rules import Gradient, Rule
-from ..calls import named
+from ..calls import Key, named
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
@@ -38,6 +38,16 @@ def quotient(streams: Streams, call: LiveCall) -> Any:
     if len(call.live) > 1 or a is not call.live[0]:
         return hand_on(streams, call, [a if any(a is t for t in call.live) else b], nonnegative=nonnegative)
     return _scaled(streams, call, a, b, torch.reciprocal, nonnegative=nonnegative)
+
+
+def divided_by(streams: Streams, call: LiveCall) -> Any:
+    """``b.__rdiv__(a)``, which is ``a / b`` for a number ``a``."""
+    return hand_on(streams, call, call.live)
+
+
+def normalized(streams: Streams, call: LiveCall) -> Any:
+    """``torch.nn.functional.normalize``: the norm that divides is a constant."""
+    return hand_on(streams, call, call.live, nonnegative=call.facts[0].nonnegative)
 
 
 def negative(streams: Streams, call: LiveCall) -> Any:
@@ -92,9 +102,11 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 
 _DROPOUTS = "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout".split()
 
-TABLE: dict[Callable[..., Any], Handler] = {
+TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named("mul", "multiply", "__mul__", "__rmul__", "__imul__"), product),
     **dict.fromkeys(named("div", "divide", "true_divide", "__truediv__", "__itruediv__", "__div__"), quotient),
+    **dict.fromkeys(named("__rdiv__", "__rtruediv__"), divided_by),
+    **dict.fromkeys(named("normalize"), normalized),
     **dict.fromkeys(named("neg", "negative", "__neg__"), negative),
     **dict.fromkeys(named(*_DROPOUTS), dropout),
 }

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..calls import named, tensors_in
+from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 _MOVES = """
-    as_strided broadcast_to cat channel_shuffle chunk column_stack concat concatenate diag diagonal dsplit dstack
-    expand expand_as flip fliplr flipud gather hsplit hstack index_select masked_select narrow pixel_shuffle
-    pixel_unshuffle repeat repeat_interleave roll rot90 select native_channel_shuffle split split_with_sizes stack
-    take take_along_dim tensor_split tile tril triu unbind unfold vsplit vstack __getitem__
+    as_strided broadcast_to cat channel_shuffle chunk column_stack concat concatenate diag diag_embed diagflat diagonal
+    dsplit dstack expand expand_as flip fliplr flipud gather hsplit hstack index index_select masked_select max_unpool1d
+    max_unpool2d max_unpool3d narrow native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d
+    reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
+    roll rot90 select slice split split_with_sizes stack take take_along_dim tensor_split tile tril triu unbind unfold
+    unsafe_chunk unsafe_split upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d vsplit vstack __getitem__
 """.split()
 
 # Of these, the output has every value of the input once.
 _REARRANGED = """
     T mT H mH adjoint atleast_1d atleast_2d atleast_3d flatten moveaxis movedim permute ravel reshape reshape_as
-    squeeze swapaxes swapdims swap_axes t transpose unflatten unsqueeze view view_as
+    squeeze swapaxes swapdims swap_axes t transpose unflatten _unsafe_view unsqueeze view view_as
 """.split()
 
-_COPIES = "alias bfloat16 clone contiguous cpu cuda double float half positive requires_grad to type type_as".split()
+_COPIES = (
+    "alias bfloat16 clone contiguous cpu cuda _to_copy double float half positive requires_grad to type type_as".split()
+)
 
 # These can put other values than those of their first argument among the output's.
 _FILLS = """
-    __setitem__ index_copy index_put masked_scatter scatter masked_fill index_fill fill zero
-    select_scatter slice_scatter diagonal_scatter broadcast_tensors
+    block_diag broadcast_tensors cartesian_prod combinations __setitem__ diagonal_scatter fill index_copy
+    index_fill masked_fill masked_scatter meshgrid select_scatter slice_scatter zero
 """.split()
 
 
@@ -70,15 +73,8 @@ def fills(streams: Streams, call: LiveCall) -> Any:
 
 def pads(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of the input, or the number that pads it."""
-    return _pad(streams, call, *_padded(*call.args, **call.kwargs))
+    x, widths, value = _padded(*call.args, **call.kwargs)
 
-
-def pads_by_constant(streams: Streams, call: LiveCall) -> Any:
-    """``torch.constant_pad_nd``."""
-    return _pad(streams, call, *_padded_by_constant(*call.args, **call.kwargs))
-
-
-def _pad(streams: Streams, call: LiveCall, x: Tensor, widths: Sequence[int], value: float | None) -> Any:
     known = streams.known
     nonnegative = known.is_nonnegative(x) and known.is_nonnegative(value or 0)
     return streams.follow(call, is_identity=not any(widths), nonnegative=nonnegative)
@@ -106,23 +102,20 @@ def _branches_of_method(input: Any, condition: Any, other: Any) -> tuple[Any, An
     return input, other
 
 
-def _padded(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> tuple[Any, Any, Any]:
-    return input, pad, value
+def _padded(
+    input: Any, pad: Any, *others: Any, mode: str = "constant", value: float | None = None
+) -> tuple[Any, Any, Any]:
+    return input, pad, next((other for other in others if not isinstance(other, str)), value)
 
 
-def _padded_by_constant(input: Any, pad: Any, value: float = 0) -> tuple[Any, Any, Any]:
-    return input, pad, value
-
-
-TABLE: dict[Callable[..., Any], Handler] = {
+TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named(*_MOVES), moves),
     **dict.fromkeys(named(*_REARRANGED), rearranges),
     **dict.fromkeys(named(*_COPIES), copies),
     **dict.fromkeys(named(*_FILLS), fills),
     Tensor.copy_: overwrites,
     **dict.fromkeys(named("register_hook", "retain_grad"), watches),
-    **dict.fromkeys(named("pad"), pads),
-    **dict.fromkeys(named("constant_pad_nd"), pads_by_constant),
-    torch.where: chooses,
+    **dict.fromkeys(named("pad", "constant_pad_nd"), pads),
+    **dict.fromkeys(named("where"), chooses),
     Tensor.where: chooses_from,
 }

@@ -1,36 +1,43 @@
-"""Softmax: its input times its gradient."""
+"""Softmax: its input times its gradient; log-softmax: unchanged, for the log of the sum is a constant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from ...rules import Gradient
-from ..calls import named
+from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..propagation import computing_dtype
 from ..streams import Handler, Streams
+from .shares import Shares
 
 
 @dataclass(frozen=True)
 class SoftmaxRelevance:
-    """The backward of a softmax: ``x (R - z sum R)``.
+    """The backward of ``softmax(sign * x)``: ``sign * x (R - z sum R)``.
 
     Source: Achtibat et al. 2024 (AttnLRP, arXiv 2402.05602), proposition 3.1.
     """
 
     dim: int
+    sign: float = 1.0
 
     def __call__(self, R: Tensor, x: Tensor, z: Tensor) -> Tensor:
         dtype = computing_dtype(R)
         passed = R.to(dtype) - z.to(dtype) * R.to(dtype).sum(self.dim, keepdim=True)
-        return (x.to(dtype) * passed).masked_fill(z == 0, 0.0).to(x)  # a masked score is -inf
+        return (self.sign * x.to(dtype) * passed).masked_fill(z == 0, 0.0).to(x)  # a masked score is -inf
 
 
-def softmax(streams: Streams, call: LiveCall) -> Any:
+class LogSoftmaxRelevance(Shares):
+    """The backward of a log-softmax, ``x`` minus a constant: the relevance of the logits is that of the output."""
+
+
+def softmax(streams: Streams, call: LiveCall, sign: float = 1.0) -> Any:
     """``torch.softmax``, which makes a gate."""
     x, dim = _arguments(*call.args, **call.kwargs)
     if dim is None:
@@ -40,11 +47,41 @@ def softmax(streams: Streams, call: LiveCall) -> Any:
         return streams.gradient(call, nonnegative=True, gate=True)
     z = streams.evaluate(call)
     saved = [streams.value(x), z]
-    return streams.relay(call, z, [x], SoftmaxRelevance(dim), saved, nonnegative=True, gate=True)
+    return streams.relay(call, z, [x], SoftmaxRelevance(dim, sign), saved, nonnegative=True, gate=True)
+
+
+def log_softmax(streams: Streams, call: LiveCall) -> Any:
+    """``torch.log_softmax``."""
+    (x,) = call.live
+    _, rule = streams.rule("product", call, x)
+    if isinstance(rule, Gradient):
+        return streams.gradient(call)
+    return streams.relay(call, streams.evaluate(call), [x], LogSoftmaxRelevance([x.shape]))
+
+
+def is_head(output: Any) -> bool:
+    """Whether all that a model gives is a softmax or the log of one, perhaps moved about."""
+    ends = [t.grad_fn for t in tensors_in(output) if t.grad_fn is not None]
+    return bool(ends) and all(map(_is_softmax, ends))
+
+
+def _is_softmax(node: Node) -> bool:
+    """Whether this node of the autograd graph is a softmax, or what only moves the values of one."""
+    backward = getattr(node, "redistribute", None)
+    if isinstance(backward, (SoftmaxRelevance, LogSoftmaxRelevance)) or "SoftmaxBackward" in node.name():
+        return True
+    if backward is not None and not (isinstance(backward, Shares) and 1.0 in backward.shares):
+        return False
+    before = [n for n, _ in node.next_functions if n is not None]
+    return bool(before) and all(map(_is_softmax, before))
 
 
 def _arguments(input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> tuple[Any, ...]:
     return input, dim
 
 
-TABLE: dict[Callable[..., Any], Handler] = dict.fromkeys(named("softmax"), softmax)
+TABLE: dict[Key, Handler] = {
+    **dict.fromkeys(named("softmax", "_softmax"), softmax),
+    **dict.fromkeys(named("softmin"), partial(softmax, sign=-1.0)),
+    **dict.fromkeys(named("log_softmax", "_log_softmax"), log_softmax),
+}
