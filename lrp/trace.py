@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from .engine.recording import Relevances, start, stop
+from .engine.backward.recording import Relevances, start, stop
 
 _switched_on = threading.local()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp
-from lrp.engine.propagation import nearest_layers
+from lrp.engine.backward.propagation import nearest_layers
 from lrp.maps import weights
 from lrp.rules import AlphaBeta, Epsilon, Gamma, Proportional, ZBox
 

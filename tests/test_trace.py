@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lrp
-from lrp.engine import recording
+from lrp.engine.backward import recording
 
 
 def explained(model: nn.Module) -> torch.Tensor:

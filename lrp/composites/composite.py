@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .. import rules
 from ..engine import assigned
+from ..engine.backward.propagation import nearest_layers
 from ..engine.calls import substitute
-from ..engine.propagation import nearest_layers
 from ..maps import LinearMap
 from ..rules import Family, Place, Rule
 

@@ -12,11 +12,8 @@ as torch computes it, and beside it a carrier, whose autograd graph leads releva
 * :mod:`~lrp.engine.checks` - what an explained forward can be asked
 * :mod:`~lrp.engine.untouched` - the model is left as it was, in training mode too
 * :mod:`~lrp.engine.assignment` - which layer is called what, and which rule and pattern it gets
-* :mod:`~lrp.engine.propagation` - the autograd function that calls a rule in backward
-* :mod:`~lrp.engine.ledger` - where norms that are merged with a layer put its relevance down
+* :mod:`~lrp.engine.backward` - what happens when relevance flows backward, and what is kept for it
 * :mod:`~lrp.engine.checkpoints` - what is computed again in backward
-* :mod:`~lrp.engine.kept` - what backward needs, kept from the model's operations in place
-* :mod:`~lrp.engine.recording` - who records the relevance of hidden layers
 
 How a rule shares relevance out is not said here but in :mod:`lrp.rules`, and which rule a layer gets in
 :mod:`lrp.composites`. The engine changes nothing of the model: it edits, hooks and traces no module.

@@ -15,9 +15,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..maps import LinearMap
 from ..maps.storage import place_of
 from ..rules import Rule
+from .backward.kept import Kept
+from .backward.ledger import Ledger
 from .calls import Call
-from .kept import Kept
-from .ledger import Ledger
 from .moves import Moves
 
 

@@ -118,6 +118,7 @@ class Interception(TorchFunctionMode):
         result = call.run(lambda t: t.detach() if written and t.requires_grad and not _is_among(t, written) else t)
         for t in written:
             streams.known.forget(t)
+            streams.origins.wrote(t)
         for t in overwritten:
             streams.origins.overwritten(f"{call.name} where gradients are switched off", t)
         if live:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .backward.kept import unhooked
 from .calls import Call, substitute
-from .kept import unhooked
 
 _MOVED = torch.empty(0, device="meta")  # stands for what is rearranged, which need not be held
 

@@ -21,14 +21,14 @@ from ..maps.storage import layout, place_of
 from ..maps.weights import Made, Memory
 from ..rules import Family, Rule
 from .assignment import Assignment
+from .backward.kept import Keeper, Kept
+from .backward.propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, plus, relay, times
+from .backward.samples import Sample
 from .calls import tensors_in
 from .checkpoints import Checkpoint, Replayed
 from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
-from .kept import Keeper, Kept
 from .moves import Moves
 from .origins import Origins
-from .propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, plus, relay, times
-from .samples import Sample
 
 
 class Streams:

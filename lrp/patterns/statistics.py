@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ..engine.propagation import without_autocast
+from ..engine.backward.propagation import without_autocast
 from .batches import inputs_in
 from .collectives import merge_over_processes
 from .files import Path, Shapes, check_fits, linear_map, read, reading, remember, settings_of, write

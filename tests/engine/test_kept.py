@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import lrp
-from lrp.engine.kept import Keeper
+from lrp.engine.backward.kept import Keeper
 
 
 class Saved(torch.autograd.Function):

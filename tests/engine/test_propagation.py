@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lrp
-from lrp.engine import propagation
+from lrp.engine.backward import propagation
 from lrp.rules import Epsilon, Rule
 
 LRP0 = Epsilon(1e-16)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lrp
 from lrp import rules
-from lrp.engine import propagation
+from lrp.engine.backward import propagation
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 

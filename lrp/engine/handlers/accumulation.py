@@ -13,9 +13,9 @@ from torch import Tensor
 from ...maps import Fixed
 from ...maps.arithmetic import divide
 from ...rules import Gradient, Rule
+from ..backward.propagation import computing_dtype
 from ..calls import Key, as_function, distinct, named, tensors_in
 from ..facts import LiveCall
-from ..propagation import computing_dtype
 from ..streams import Handler, Streams
 from . import linear
 from .pooling import winner_takes_all

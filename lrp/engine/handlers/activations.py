@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from ...maps import Elementwise
 from ...rules import Gradient, Pass
+from ..backward.kept import unhooked
 from ..calls import Key, named, plain_name
 from ..facts import LiveCall
-from ..kept import unhooked
 from ..streams import Handler, Streams
 from .shares import Shares
 

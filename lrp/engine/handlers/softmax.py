@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from ...rules import Gradient
+from ..backward.propagation import computing_dtype
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
-from ..propagation import computing_dtype
 from ..streams import Handler, Streams
 from .shares import Shares
 

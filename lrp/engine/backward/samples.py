@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..maps.storage import storage_of
+from ...maps.storage import storage_of
 from .kept import was_modified
 
 _SAMPLES = 1024

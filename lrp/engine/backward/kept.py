@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..maps.storage import is_given_back, layout, place_of
-from ..maps.weights import Made
+from ...maps.storage import is_given_back, layout, place_of
+from ...maps.weights import Made
 
 
 class Kept:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from ..maps import LinearMap, Sampled
-from ..maps.arithmetic import is_vmapped
-from ..maps.weights import Memory
-from ..rules import Rule
-from .calls import tensors_in
+from ...maps import LinearMap, Sampled
+from ...maps.arithmetic import is_vmapped
+from ...maps.weights import Memory
+from ...rules import Rule
+from ..calls import tensors_in
+from ..moves import Moves
 from .kept import unhooked
 from .ledger import Ledger
-from .moves import Moves
 from .recording import report
 from .samples import Sample
 

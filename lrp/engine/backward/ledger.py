@@ -14,7 +14,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor
 
-from ..maps.arithmetic import divide
+from ...maps.arithmetic import divide
 
 Share = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Part = tuple[Tensor, Share]
