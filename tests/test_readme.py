@@ -10,6 +10,7 @@ import torch
 
 import lrp
 from lrp.engine import handlers
+from lrp.engine.calls import plain_name
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
@@ -42,7 +43,7 @@ def test_the_rules_table_lists_every_key() -> None:
 def test_the_code_of_contributing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "TABLE", {})
     names = run(CONTRIBUTING, 3)
-    assert {function.__name__ for function in handlers.TABLE} == {"max_unpool2d"}
+    assert "max_unpool2d" in {plain_name(function) for function in handlers.TABLE}
     x = torch.tensor([[1.0, -2.0]], requires_grad=True)
     lrp.functional.linear(x, torch.tensor([[3.0, 1.0]]), rule=names["Absolute"]()).backward()
     assert x.grad is not None

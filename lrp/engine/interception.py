@@ -226,7 +226,7 @@ def _run(
     assignment.check(outputs)
     mode.streams.origins.check(outputs)
     unsupported = mode.streams.origins.unsupported(outputs)
-    head = _HEAD if not unsupported and assignment.last_name is not None and is_head(outputs) else None
+    head = _HEAD if not unsupported and is_head(outputs, assignment.last_name is not None) else None
     _tell(unsupported, [text for text in (untouched.hint, head) if text is not None], strict)
     mode.streams.settle(outputs)
     return output

@@ -11,7 +11,6 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..maps.storage import place_of
 from .assignment import Assignment
 from .facts import UNKNOWN, Facts, Known
 
@@ -41,7 +40,6 @@ class Origins:
         self._unsupported: list[tuple[str, Node | None]] = []
         self._ends: list[str] = []
         self._written = WeakTensorKeyDictionary()
-        self._written_at: dict[int | None, int] = {}
         self._latest: Tensor | None = None
 
     def note(self, t: Tensor, facts: Facts) -> None:
@@ -60,7 +58,7 @@ class Origins:
 
     def wrote(self, target: Tensor) -> None:
         """Note that a function that was seen has written to ``target``."""
-        self._written[_owner(target)] = self._written_at[place_of(target)] = target._version
+        self._written[_owner(target)] = target._version
 
     def take_gradient(self, function: str, t: Tensor) -> None:
         """Note that the plain gradient stands in for the relevance of the function that made ``t``."""
@@ -101,7 +99,7 @@ class Origins:
     def _check_writes(self, t: Tensor) -> None:
         """Name a write that went round torch's functions: nothing is known of the tensor as it is now."""
         written = self._written.get(_owner(t))  # type: ignore[no-untyped-call]
-        if t._version not in (self._known.version(t), written, self._written_at.get(place_of(t))):
+        if t._version not in (self._known.version(t), written):
             self.overwritten("a write that lrp does not see", t)
 
     def _was_made_unseen(self, t: Tensor) -> bool:

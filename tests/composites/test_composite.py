@@ -237,6 +237,7 @@ def test_the_last_layer_is_resolved_where_a_batch_norm_merges() -> None:
     assert torch.equal(relevance(model, x, composite), relevance(model, x, by_name))
 
 
+@pytest.mark.filterwarnings("ignore:the model's output is a softmax:lrp.RelevanceWarning")
 @pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.Identity(), nn.Softmax(1)])
 def test_the_last_layer_may_have_a_norm_after_it(norm: nn.Module) -> None:
     model = randomize(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), norm))

@@ -114,9 +114,9 @@ def foreach_write(x: Tensor) -> Tensor:
     return h
 
 
-NAMED_WRITES = [no_grad_write, out_write, foreach_write]
+NAMED_WRITES = [detached_write, no_grad_write, out_write, foreach_write]
 UNSEEN_WRITES = [
-    data_write, detached_write, numpy_write, late_numpy_write, array_write, dlpack_write, storage_write, data_set,
+    data_write, numpy_write, late_numpy_write, array_write, dlpack_write, storage_write, data_set,
 ]  # fmt: skip
 
 

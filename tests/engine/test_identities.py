@@ -35,12 +35,7 @@ IDENTITIES: dict[str, Identity] = {
     "index": lambda t: t[...],
 }
 # What is skipped because it fails: patterns of "test network". To be emptied.
-KNOWN_TO_FAIL: tuple[str, ...] = (
-    "identity convolutional", "identity in place", "identity unet",  # batch norms no longer merge
-    "identity resnet18", "identity mobilenet_v3_small", "identity shufflenet_v2_x0_5", "identity densenet121",
-    "hook convolutional", "hook in place", "hook unet",
-    "frozen *",
-)  # fmt: skip
+KNOWN_TO_FAIL: tuple[str, ...] = ()
 
 
 def skip_known(test: str, network: str) -> None:

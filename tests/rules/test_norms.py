@@ -150,9 +150,17 @@ def by_formula(norm: Norm, formula: reference.Rule, R: Tensor, **options: Any) -
 def explained(norm: Norm, rule: rules.Rule, seed: int, **settings: Any) -> tuple[Tensor, Tensor]:
     x = norm.x.clone().requires_grad_()
     composite = lrp.Composite({"norm": rule}, default="epsilon")
-    y = lrp.convert(norm.function)(x, explain=True, rule=composite, strict=True, **settings)
+    met = []
+
+    def after_a_layer(x: Tensor) -> Tensor:
+        """A batch norm that the data meets is a change of unit, and one that a layer's output meets merges with it."""
+        layer = F.linear(x, torch.eye(x.shape[-1], dtype=x.dtype)) if x.dim() else x
+        met.append(torch.where(torch.ones_like(x, dtype=torch.bool), layer, 0.0))
+        return norm.function(met[-1])
+
+    y = lrp.convert(after_a_layer)(x, explain=True, rule=composite, strict=True, **settings)
     R = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(seed))
-    return R, torch.autograd.grad(y, x, R)[0]
+    return R, torch.autograd.grad(y, met[-1], R)[0]
 
 
 def assert_same(map_: Tensor, oracle: Tensor) -> None:

@@ -59,10 +59,11 @@ def log_softmax(streams: Streams, call: LiveCall) -> Any:
     return streams.relay(call, streams.evaluate(call), [x], LogSoftmaxRelevance([x.shape]))
 
 
-def is_head(output: Any) -> bool:
-    """Whether all that a model gives is a softmax or the log of one, perhaps moved about."""
+def is_head(output: Any, has_layers: bool) -> bool:
+    """Whether all that a model gives is a softmax of its layers or the log of one, perhaps moved about."""
     ends = [t.grad_fn for t in tensors_in(output) if t.grad_fn is not None]
-    return bool(ends) and all(map(_is_softmax, ends))
+    is_log = any(isinstance(getattr(node, "redistribute", None), LogSoftmaxRelevance) for node in ends)
+    return bool(ends) and (has_layers or is_log) and all(map(_is_softmax, ends))
 
 
 def _is_softmax(node: Node) -> bool:
