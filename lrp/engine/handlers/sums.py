@@ -65,7 +65,7 @@ def _total(streams: Streams, call: LiveCall, a: Any, b: Any, p: float, q: float)
         return streams.follow(call, nonnegative=nonnegative)
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
         return hand_on(streams, call, call.live, nonnegative=nonnegative)
-    a, b = (t if isinstance(t, Tensor) else torch.tensor(t, device=call.live[0].device) for t in (a, b))
+    a, b = (t if isinstance(t, Tensor) else call.live[0].new_tensor(t) for t in (a, b))
     saved = [streams.value_before(call, t) for t in (a, b)]
     carriers = [streams.carrier(t) for t in (a, b)]
     return streams.relay(
