@@ -10,15 +10,16 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..maps.storage import place_of
 from ..rules import Pass, Place, Rule
 from .assignment import Assignment
+from .backward.kept import TELLS_HOOKS, hooks_for_saving
 from .calls import tensors_in
 from .facts import Facts, Known
 
@@ -66,7 +67,9 @@ class Checkpoint:
 
 def running_frame() -> Any:
     """torch's record of the innermost checkpoint whose forward is running, or None."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if not TELLS_HOOKS and _call_of_checkpoint() is not None:
+        raise NotImplementedError("torch.utils.checkpoint within an explained forward needs a newer torch than 2.6")
+    hooks = hooks_for_saving()
     code = None if hooks is None else getattr(hooks[0], "__code__", None)
     if code is None or "frame" not in code.co_freevars:
         return None
@@ -93,11 +96,16 @@ def arguments_of_checkpoint() -> Any:
     They are found where it was called: torch's record of them cannot be read within another checkpoint, which would
     begin its recomputation.
     """
-    frame = sys._getframe()
-    while frame is not None and frame.f_code is not _CHECKPOINT:
-        frame = frame.f_back  # type: ignore[assignment]
+    frame = _call_of_checkpoint()
     if frame is None:
         raise NotImplementedError(
             "a checkpoint that is not called by torch.utils.checkpoint.checkpoint() cannot be explained"
         )
     return frame.f_locals["args"]
+
+
+def _call_of_checkpoint() -> FrameType | None:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not _CHECKPOINT:
+        frame = frame.f_back
+    return frame

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -17,6 +18,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ...maps.storage import is_given_back, layout, place_of
 from ...maps.weights import Made
+
+TELLS_HOOKS = hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
 
 
 class Kept:
@@ -109,11 +112,16 @@ class Keeper:
             self._by_place.setdefault(place, WeakSet()).add(kept)
 
 
+def hooks_for_saving() -> Any:
+    """The innermost hooks for saved tensors, or None; None as well where torch, before 2.7, does not tell."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) if TELLS_HOOKS else None
+
+
 @contextmanager
 def unhooked() -> Iterator[None]:
     """Within this context no hooks for saved tensors are active, which ``torch.func`` would refuse to work under."""
     hooks = []
-    while (top := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None:
+    while (top := hooks_for_saving()) is not None:
         torch._C._autograd._pop_saved_tensors_default_hooks()
         hooks.append(top)
     try:

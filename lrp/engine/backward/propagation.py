@@ -22,7 +22,7 @@ from ...maps.weights import Memory
 from ...rules import Rule
 from ..calls import tensors_in
 from ..moves import Moves
-from .kept import unhooked
+from .kept import hooks_for_saving, unhooked
 from .ledger import Ledger
 from .recording import report
 from .samples import Sample
@@ -234,7 +234,7 @@ class _Relay(torch.autograd.Function):
 
 def _without_hooks() -> Any:
     """Rules may differentiate, also where the caller keeps saved tensors elsewhere."""
-    return nullcontext() if torch._C._autograd._top_saved_tensors_default_hooks(True) is None else unhooked()
+    return nullcontext() if hooks_for_saving() is None else unhooked()
 
 
 def without_autocast(device_type: str) -> Any:
