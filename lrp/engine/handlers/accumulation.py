@@ -18,7 +18,7 @@ from ..calls import Key, as_function, distinct, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from . import linear
-from .pooling import winner_takes_all
+from .pooling import is_plain, winner_takes_all
 from .shape import fills
 
 
@@ -101,14 +101,15 @@ class Opaque(Fixed):
 
 
 def add_up(
-    streams: Streams, call: LiveCall, terms: Sequence[Any], *, keeps_sign: bool = True, bare: LiveCall | None = None,
-    scaled: tuple[Any, float] = (None, 1.0), kind: type[Fixed] = Fixed,
+    streams: Streams, call: LiveCall, terms: Sequence[Any], *, keeps_sign: bool = True, mixes: bool = False,
+    bare: LiveCall | None = None, scaled: tuple[Any, float] = (None, 1.0), kind: type[Fixed] = Fixed,
 ) -> Any:  # fmt: skip
     """What a function returns that is linear in its terms together.
 
     Args:
         terms: what is added up, live or constant.
         keeps_sign: whether no term counts negative, besides what is scaled.
+        mixes: whether some elements of live terms may count negative, by weights that the function hides.
         bare: the call without the factor of what is scaled.
         scaled: a live term, and its factor.
         kind: the kind of linear map.
@@ -117,10 +118,12 @@ def add_up(
     if not all(any(t is term for term in terms) for t in live):
         return NotImplemented
     term, factor = scaled
-    facts = {"nonnegative": keeps_sign and factor >= 0 and all(map(known.is_nonnegative, terms))}
+    facts = {"nonnegative": keeps_sign and not mixes and factor >= 0 and all(map(known.is_nonnegative, terms))}
     _, rule = streams.rule("sum", call, live[0])
     if isinstance(rule, Gradient):
         return streams.follow(call, **facts)
+    if mixes and not is_plain(rule):
+        return NotImplemented
     tensors = distinct([*live, *tensors_in((call.args, call.kwargs))])
     into = [call.target] if call.target is not None and not any(call.target is t for t in live) else []
     backward = TermsRelevance(
@@ -137,16 +140,17 @@ def add_up(
     return streams.relay(call, z, [*into, *live], backward, [z, *saved], **facts)
 
 
-def of_input(streams: Streams, call: LiveCall, keeps_sign: bool = True, kind: type[Fixed] = Fixed) -> Any:
+def of_input(streams: Streams, call: LiveCall, mixes: bool = False, kind: type[Fixed] = Fixed) -> Any:
     """A function that adds up the elements of its first argument, by weights that the others give."""
-    return add_up(streams, call, [_input(*call.args, **call.kwargs)], keeps_sign=keeps_sign, kind=kind)
+    return add_up(streams, call, [_input(*call.args, **call.kwargs)], mixes=mixes, kind=kind)
 
 
 def indexed_add(streams: Streams, call: LiveCall) -> Any:
     """``torch.index_add`` and ``torch.scatter_add``."""
     target, source, alpha = _added(*call.args, **call.kwargs)
     if alpha == 1 or target is source or not any(source is t for t in call.live):
-        return add_up(streams, call, [target, source], keeps_sign=alpha >= 0)
+        mixes = alpha < 0 and target is source
+        return add_up(streams, call, [target, source], keeps_sign=alpha >= 0, mixes=mixes)
     bare = replace(call, kwargs={name: value for name, value in call.kwargs.items() if name != "alpha"})
     return add_up(streams, call, [target, source], bare=bare, scaled=(source, alpha))
 
@@ -180,7 +184,7 @@ def segments(streams: Streams, call: LiveCall) -> Any:
 
 def grid_sample(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.grid_sample``, at constant places."""
-    return of_input(streams, call, keeps_sign=_mode(*call.args, **call.kwargs) not in ("bicubic", 2))
+    return of_input(streams, call, mixes=_mode(*call.args, **call.kwargs) in ("bicubic", 2))
 
 
 def einsum(streams: Streams, call: LiveCall) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...maps import Fixed
-from ...rules import Gradient, Rule
+from ...rules import Epsilon, Gradient, Proportional, Rule
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
@@ -40,6 +40,8 @@ def fixed(streams: Streams, call: LiveCall, keeps_sign: bool = False) -> Any:
     facts = {"nonnegative": keeps_sign and call.facts_of(x).nonnegative}
     if isinstance(rule, Gradient):
         return streams.follow(call, **facts)
+    if not keeps_sign and not is_plain(rule):
+        return NotImplemented
 
     def function(t: Tensor) -> Tensor:
         averaged: Tensor = call.run(lambda argument: t if argument is x else argument)
@@ -54,6 +56,11 @@ def _relay(
 ) -> Tensor:  # fmt: skip
     f = Fixed(input_shape=tuple(x.shape), function=function)
     return streams.relay_layer(call, f, rule, None, (streams.value(x), x.new_ones(()), None), x, z, **settings)
+
+
+def is_plain(rule: Rule) -> bool:
+    """Whether the rule takes a map's weights as they are; others ask for their signs, which a function hides."""
+    return type(rule) is Proportional or (type(rule) is Epsilon and rule.exponent == 1)
 
 
 def maximum(streams: Streams, call: LiveCall) -> Any:
