@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import lrp
-from lrp.engine import handlers
-from lrp.engine.calls import plain_name
+from lrp.engine import handlers, interception
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
@@ -41,15 +40,22 @@ def test_the_rules_table_lists_every_key() -> None:
 
 
 def test_the_code_of_contributing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "TABLE", {})
+    """What the page adds does what it says: the rule, the handler and the layer are used."""
+    assert torch.erfinv not in handlers.TABLE  # else the page shows nothing
+    table = dict(handlers.TABLE)
+    for module in (handlers, interception):
+        monkeypatch.setattr(module, "TABLE", table)
     names = run(CONTRIBUTING, 3)
-    assert "max_unpool2d" in {plain_name(function) for function in handlers.TABLE}
+    x, R = torch.tensor([0.5, -0.2], requires_grad=True), torch.tensor([3.0, 1.0])
+    lrp.convert(torch.erfinv)(x, explain=True, strict=True).backward(R)
+    assert torch.equal(x.grad, R)
     x = torch.tensor([[1.0, -2.0]], requires_grad=True)
     lrp.functional.linear(x, torch.tensor([[3.0, 1.0]]), rule=names["Absolute"]()).backward()
-    assert x.grad is not None
     assert torch.allclose(x.grad, torch.tensor([[0.6, 0.4]]))
-    y = names["Bilinear"](scale_factor=2, mode="bilinear")(torch.rand(1, 1, 2, 2, requires_grad=True), explain=True)
-    assert y.shape == (1, 1, 4, 4)
+    x = torch.rand(1, 1, 2, 2, requires_grad=True)
+    y = names["Bilinear"](scale_factor=2, mode="bilinear")(x, explain=True, rule="epsilon", strict=True)
+    y.backward(y.detach())
+    assert torch.allclose(x.grad.sum(), y.sum(), rtol=1e-3)
 
 
 def test_the_pages_name_no_path_that_is_not_there() -> None:

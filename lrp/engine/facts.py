@@ -124,8 +124,8 @@ class Known:
 
     def of(self, t: Tensor) -> Facts | None:
         """The facts of ``t`` as it is now; None if nothing is known of it."""
-        stamp, facts = self._facts.get(t, (None, None))  # type: ignore[no-untyped-call]
-        return facts if stamp is not None and stamp == self._stamp(t) else None
+        noted = self._facts.get(t)  # type: ignore[no-untyped-call]
+        return noted[1] if noted is not None and noted[0] == self._stamp(t) else None
 
     def of_edge(self, node: Node, number: int) -> Facts | None:
         """The facts of the tensor that is this output of this node of the autograd graph."""

@@ -6,6 +6,7 @@ relays, and of torch's own functions where their gradient is the relevance. The 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -230,6 +231,10 @@ class _Relay(torch.autograd.Function):
         if isinstance(relevances, Tensor):
             relevances = (relevances,)
         return (*(None,) * 4, *relevances, *(None,) * (ctx.n_inputs - 4 - len(relevances)))
+
+
+# torch asks for the signature in each call, and makes it of the code each time unless it is here
+_Relay.forward.__signature__ = inspect.signature(_Relay.forward)  # type: ignore[attr-defined]
 
 
 def _without_hooks() -> Any:

@@ -15,7 +15,7 @@ from torch.nn import Module
 
 from .lookup import is_property, plain_name
 
-_PLAIN = {int, float, bool, str}
+_PLAIN = {type(None), bool, int, float, str, torch.Size, torch.dtype, torch.device}  # what most arguments are
 _SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 _AUGMENTED = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__", "__setitem__"}
 
@@ -52,11 +52,14 @@ def tensors_in(structure: Any) -> Iterator[Tensor]:
     """All tensors in nested tuples, lists and dicts, from left to right."""
     if isinstance(structure, Tensor):
         yield structure
-    elif isinstance(structure, Mapping):
-        for value in structure.values():
-            yield from tensors_in(value)
     elif isinstance(structure, (tuple, list)):
         for value in structure:
+            if isinstance(value, Tensor):
+                yield value
+            elif type(value) not in _PLAIN:
+                yield from tensors_in(value)
+    elif type(structure) not in _PLAIN and isinstance(structure, Mapping):
+        for value in structure.values():
             yield from tensors_in(value)
 
 
@@ -89,7 +92,7 @@ def strangeness(structure: Any) -> str | None:
         return "complex numbers" if structure.is_complex() else sparse
     if isinstance(structure, (tuple, list, Mapping)):
         for value in structure.values() if isinstance(structure, Mapping) else structure:
-            if value is not None and type(value) not in _PLAIN and (found := strangeness(value)) is not None:
+            if type(value) not in _PLAIN and (found := strangeness(value)) is not None:
                 return found
     return "complex numbers" if isinstance(structure, complex) else None
 
@@ -98,10 +101,12 @@ def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     """The same nested tuples, lists and dicts, with every tensor replaced."""
     if isinstance(structure, Tensor):
         return replace(structure)
+    if type(structure) in (tuple, list):
+        return type(structure)([substitute(value, replace) for value in structure])
+    if type(structure) in _PLAIN:
+        return structure
     if isinstance(structure, Mapping):
         return {key: substitute(value, replace) for key, value in structure.items()}
-    if type(structure) in (tuple, list):
-        return type(structure)(substitute(value, replace) for value in structure)
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return type(structure)(*(substitute(value, replace) for value in structure))
     return structure

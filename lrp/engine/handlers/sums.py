@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...rules import Epsilon, Gradient, Proportional, Rule
+from ...rules import Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
 from .linear import linear
+from .pooling import is_plain
 from .products import hand_on, product, quotient
 from .shape import fills, moves
 
@@ -38,7 +39,7 @@ class SumRelevance:
         return of_a.sum_to_size(a.shape).to(a), of_b.sum_to_size(b.shape).to(b)
 
     def _shares(self, a: Tensor, b: Tensor, z: Tensor, R: Tensor) -> Sequence[Tensor]:
-        if type(self.rule) is Proportional or (type(self.rule) is Epsilon and self.rule.exponent == 1):
+        if isinstance(self.rule, Proportional) and is_plain(self.rule):
             s = divide(R, z, self.rule.epsilon)
             return a * s, b * s
         terms = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
