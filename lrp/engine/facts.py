@@ -18,7 +18,7 @@ from ..rules import Rule
 from .backward.kept import Kept
 from .backward.ledger import Ledger
 from .calls import Call
-from .moves import Moves
+from .moves import Moves, Neurons
 
 
 class Layer(NamedTuple):
@@ -43,15 +43,10 @@ class Layer(NamedTuple):
     moves: Moves
 
     @property
-    def channel(self) -> int | None:
-        """The dimension of the tensor that counts the layer's neurons, from the last one (-1) back."""
-        channel = self.f.channel()
-        return channel if channel is None or not self.moves.calls else self.moves.channel(channel)
-
-    def has_channels(self, t: Tensor) -> bool:
-        """Whether dimension 1 of the tensor counts the layer's neurons, as a batch norm that follows takes it."""
-        channel = self.channel
-        return channel is not None and t.dim() + channel == 1
+    def neurons(self) -> Neurons | None:
+        """Where the tensor has the layer's neurons."""
+        channels = self.f.channels()
+        return None if channels is None else self.moves.neurons(channels)
 
 
 @dataclass(frozen=True)

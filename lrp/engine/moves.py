@@ -1,11 +1,13 @@
-"""How a layer's output was rearranged since: transposed, flattened, reshaped.
+"""How a layer's output was rearranged since: transposed, reshaped, cut.
 
-A batch norm or a scale of each channel belongs to the layer before it also where the channels lie in another dimension
-by then.
+A batch norm or a scale of each neuron belongs to the layer before it also where the neurons lie in other dimensions by
+then, or only some of the output is left.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,35 +19,85 @@ from .calls import Call, substitute
 _MOVED = torch.empty(0, device="meta")  # stands for what is rearranged, which need not be held
 
 
+class Neurons(NamedTuple):
+    """Where a tensor has the values of each of a layer's neurons.
+
+    Attributes:
+        number: of the neurons.
+        shape: that of the tensor.
+        strides: by how many neurons a step along each dimension leads on; 0 where it stays with one. None where the
+            neurons were mixed with other dimensions, which no view can show.
+        first: the neuron at the tensor's beginning.
+    """
+
+    number: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    first: int = 0
+
+    def of(self, c: Tensor, otherwise: float) -> Tensor | None:
+        """A constant that broadcasts to the tensor as one number for each neuron, or None if it is not that.
+
+        Args:
+            c: the constant.
+            otherwise: the number of neurons that the tensor has nothing of.
+        """
+        if c.numel() == 1:
+            return c.reshape(1).expand(self.number)
+        c = c[(None,) * (len(self.shape) - c.dim())]
+        strides = self.strides
+        if strides is None or any(stride == 0 and size > 1 for stride, size in zip(strides, c.shape, strict=True)):
+            return None
+        dims = sorted((dim for dim, stride in enumerate(strides) if stride > 0), key=lambda dim: -strides[dim])
+        sizes = [self.shape[dim] for dim in dims]
+        one = tuple(slice(None) if stride > 0 else 0 for stride in strides)  # of what stays with one neuron
+        values = c[one].permute(*(sum(d < dim for d in dims) for dim in dims)).expand(sizes).reshape(-1)
+        if len(values) == self.number:
+            return values
+        places = (
+            torch.arange(self.number, device=c.device)
+            .as_strided(sizes, [strides[dim] for dim in dims], self.first)
+            .reshape(-1)
+        )
+        return c.new_full((self.number,), otherwise).index_copy(0, places, values)
+
+
 class Moves(NamedTuple):
-    """Calls in turn, each of which puts all the elements of a tensor in another order or shape.
+    """Calls in turn, each of which puts the elements of a tensor in another order or shape, or leaves some of them out.
 
     Attributes:
         shape: that of the layer's output.
-        calls: the calls.
+        calls: the calls, each with the number of its output where it has several.
+        is_whole: whether no element was left out.
     """
 
     shape: tuple[int, ...]
-    calls: tuple[Call, ...] = ()
+    calls: tuple[tuple[Call, int | None], ...] = ()
+    is_whole: bool = True
 
-    def then(self, call: Call, moved: Tensor) -> Moves:
+    def then(self, call: Call, moved: Tensor, number: int | None, is_whole: bool) -> Moves:
         """These, and then the call, which rearranges ``moved``."""
         args, kwargs = (substitute(a, lambda t: _MOVED if t is moved else t) for a in (call.args, call.kwargs))
-        return Moves(self.shape, (*self.calls, Call(call.function, args, kwargs)))
+        bare = Call(call.function, args, kwargs)
+        return Moves(self.shape, (*self.calls, (bare, number)), self.is_whole and is_whole)
 
-    def channel(self, channel: int) -> int | None:
-        """The dimension, from the last one back, that the layer's dimension ``channel`` has become, if it is one."""
-        strides = [int(dim == channel) for dim in range(-len(self.shape), 0)]
+    def neurons(self, channels: Sequence[int]) -> Neurons:
+        """Where the rearranged tensor has the layer's neurons, which its output has in these dimensions."""
+        sizes = [self.shape[dim] for dim in channels]
+        strides = [0] * len(self.shape)
+        for i, dim in enumerate(channels):
+            strides[dim] = math.prod(sizes[i + 1 :])
+        if not self.calls:
+            return Neurons(math.prod(sizes), self.shape, tuple(strides))
         probe = torch.empty_strided(self.shape, strides, device="meta")
         moved = self._run(probe)
+        number, shape = math.prod(sizes), tuple(moved.shape)
         if moved is not probe and moved._base is not probe:
-            return None  # the channels were mixed with other dimensions, which no view can show
-        sizes = zip(range(-moved.dim(), 0), moved.shape, moved.stride(), strict=True)
-        dims = [dim for dim, size, stride in sizes if size > 1 and stride != 0]
-        return dims[0] if len(dims) == 1 and moved.shape[dims[0]] == self.shape[channel] else None
+            return Neurons(number, shape, None)
+        return Neurons(number, shape, moved.stride(), int(moved.storage_offset()))
 
     def back(self, t: Tensor) -> Tensor:
-        """What was rearranged, as it lay in the layer's output."""
+        """What was rearranged, as it lay in the layer's output; zero where that was left out."""
         if not self.calls:
             return t
         with unhooked():
@@ -53,11 +105,12 @@ class Moves(NamedTuple):
         return back
 
     def _run(self, t: Tensor) -> Tensor:
-        for call in self.calls:
-            t = _run_on(call, t)
+        for call, number in self.calls:
+            t = _run_on(call, t, number)
         return t
 
 
-def _run_on(call: Call, t: Tensor) -> Tensor:
-    moved: Tensor = call.run(lambda argument: t if argument is _MOVED else argument)
-    return moved
+def _run_on(call: Call, t: Tensor, number: int | None) -> Tensor:
+    moved = call.run(lambda argument: t if argument is _MOVED else argument)
+    found: Tensor = moved if number is None else moved[number]
+    return found

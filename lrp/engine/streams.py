@@ -157,12 +157,20 @@ class Streams:
         merged = Layer(layer.f, rule, scale, shift, backward.ledger, of_z, layer.moves)
         return self._note(output, z, Facts(layer=merged), call)
 
-    def follow(self, call: LiveCall, is_identity: bool = False, is_rearranged: bool = False, **facts: Any) -> Any:
+    def follow(
+        self,
+        call: LiveCall,
+        is_identity: bool = False,
+        is_rearranged: bool = False,
+        is_part: bool = False,
+        **facts: Any,
+    ) -> Any:
         """What the call returns, in the stream of relevance, where the function's gradient is its relevance.
 
         Args:
             is_identity: whether an output of the input's shape has its values in their places.
             is_rearranged: whether the output has all the values of the first argument, each once.
+            is_part: whether each output has some of the values of the first argument, each once.
             facts: what the function makes known of its output, besides what it inherits.
         """
         values = self.evaluate(call) if self.differentiable else None
@@ -170,7 +178,8 @@ class Streams:
         outputs = call.run(self.carrier)
         live = call.target if call.target is not None else outputs
         is_used = False
-        for output, value in zip(tensors_in(live), tensors_in(live if values is None else values), strict=True):
+        pairs = zip(tensors_in(live), tensors_in(live if values is None else values), strict=True)
+        for number, (output, value) in enumerate(pairs):
             if not output.requires_grad or (call.target is None and any(output is t for t in call.live)):
                 continue
             sources = _sources(output, edges)
@@ -179,9 +188,10 @@ class Streams:
                 source, of_source = call.live[sources[0]], call.facts[sources[0]]
                 if _is_same(source, output, is_identity):
                     known = of_source
-                elif is_rearranged and of_source.layer is not None:
-                    layer = of_source.layer
-                    known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source)))
+                elif (is_rearranged or is_part) and of_source.layer is not None:
+                    layer = self._keep(of_source.layer, source) if is_part else of_source.layer
+                    nth = None if isinstance(outputs, Tensor) else number
+                    known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source, nth, not is_part)))
             is_used |= known.layer is None
             self._note(output, value, known, call)
         if is_used:
@@ -270,13 +280,23 @@ class Streams:
 
     def _release(self, layer: Layer, t: Tensor) -> None:
         """Keep the layer's own output no longer, unless something else than what is merged with it needs it."""
-        if layer.z is not None and not layer.ledger.is_direct and not self.differentiable:
+        if layer.z is not None and not (layer.ledger.is_direct or layer.ledger.is_parted or self.differentiable):
             layer.z.drop()
             self._merged.append((layer, ref(t), t._version))
 
     def _use(self, layer: Layer, t: Tensor) -> None:
         """Note that the layer's output ``t`` is used by something that is not merged with it."""
         layer.ledger.use()
+        self._restore(layer, t)
+
+    def _keep(self, layer: Layer, t: Tensor) -> Layer:
+        """The layer, whose own output is kept from now on, for a part of it may be used by something else."""
+        layer.ledger.is_parted = True
+        if layer.moves.is_whole:
+            self._restore(layer, t)
+        return layer
+
+    def _restore(self, layer: Layer, t: Tensor) -> None:
         if layer.z is not None and layer.z.is_dropped:
             layer.z.hold(layer.moves.back(t.detach()))
 

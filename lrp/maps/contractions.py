@@ -44,8 +44,8 @@ class Contraction(Sampled):
         inner = [i for i, letter in enumerate(self.x) if letter not in self.z]
         return _aligned(x.amin(inner) if inner else x, _shared(self.x, self.z), self.z)
 
-    def channel(self) -> int | None:
-        return self.z.index(self._neurons) - len(self.z) if len(self._neurons) == 1 else None
+    def channels(self) -> tuple[int, ...]:
+        return tuple(self.z.index(letter) - len(self.z) for letter in self._neurons)
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         return w * _aligned(self._of_neurons(scale), self._neurons, self.w)

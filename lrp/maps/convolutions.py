@@ -81,8 +81,8 @@ class Convolution(Sampled):
     def is_divisible(self) -> bool:
         return True
 
-    def channel(self) -> int:
-        return -1 - len(self.stride)
+    def channels(self) -> tuple[int, ...]:
+        return (-1 - len(self.stride),)
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         kernel = (1 for _ in self.stride)

@@ -71,14 +71,16 @@ class LinearMap(ABC):
         """``f(x, make(w))`` at a few outputs: ``at`` has their indices, one tensor for each dimension of the output."""
         return self.forward_modified(x, make, w)[at]
 
-    def channel(self) -> int | None:
-        """The dimension of the output that counts the neurons, from the last one (-1) back; None if there is none."""
+    def channels(self) -> tuple[int, ...] | None:
+        """The dimensions of the output that count the neurons together, each from the last one (-1) back.
+
+        None where the weights are not those of neurons.
+        """
         return None
 
     def has_channels(self, z: Tensor) -> bool:
         """Whether dimension 1 of the output counts the neurons, as a batch norm that follows takes it."""
-        channel = self.channel()
-        return channel is not None and z.dim() + channel == 1
+        return self.channels() == (1 - z.dim(),)
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         """The weight of the same map with each neuron's output multiplied by its ``scale``."""
@@ -171,8 +173,8 @@ class Linear(Sampled):
     def is_divisible(self) -> bool:
         return len(self.input_shape) > 1
 
-    def channel(self) -> int:
-        return -1
+    def channels(self) -> tuple[int, ...]:
+        return (-1,)
 
     def scale_channels(self, w: Tensor, scale: Tensor) -> Tensor:
         return w * scale[:, None]

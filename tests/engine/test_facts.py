@@ -363,7 +363,7 @@ WEIGHED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "moved": lambda h, s: (h.t()[:, :, None] * s.t().contiguous()[:, :, None]).squeeze(2).t(),
     "rows": lambda h, s: h * rows(s),
     "filled": lambda h, s: h * filled(s),
-    "pieces": lambda h, s: torch.stack([a * b for a, b in zip(h.unbind(), s.unbind(), strict=True)]),
+    "pieces": lambda h, s: torch.stack([a * b for a, b in zip(h.unbind(1), s.unbind(1), strict=True)], 1),
     "tanh": lambda h, s: h * torch.tanh(s),
     "GRU": lambda h, s: (1 - s) * h.tanh() + s * h,
     "residual": lambda h, s: h + h * s,

@@ -25,10 +25,11 @@ class Ledger:
 
     Attributes:
         is_direct: whether the output is also used by something that is not merged with the layer.
+        is_parted: whether parts of the output were taken, each of which may be.
     """
 
     def __init__(self) -> None:
-        self.is_direct = False
+        self.is_direct = self.is_parted = False
         self._n_merged = 0
         self._running = -1
         self._parts: list[Part] = []

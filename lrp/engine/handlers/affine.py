@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -45,29 +46,40 @@ def affine(
     """
     if call.target is not None and call.target is not x:  # the constant is overwritten, and has memory of its own
         return NotImplemented
-    layer = call.facts_of(x).layer
-    channel = None if layer is None else layer.channel
-    if channel is not None:
-        constants = None if _is_number(scale, 1) else scale, None if _is_number(shift, 0) else shift
-        vectors = [None if c is None else _of_channels(streams, c, x, channel) for c in constants]
-        if all(c is None or vector is not None for c, vector in zip(constants, vectors, strict=True)):
-            scales, shifts = vectors
-            scales = None if scales is None else of_scale(scales)
-            return merge(streams, call, x, scales, None if shifts is None else of_shift(shifts))
+    if call.facts_of(x).layer is not None and _broadcasts(scale, x) and _broadcasts(shift, x):
+        by = None if _is_number(scale, 1) else of_scale(_constant(streams, scale, x))
+        merged = merge(streams, call, x, by, None if _is_number(shift, 0) else of_shift(_constant(streams, shift, x)))
+        if merged is not NotImplemented:
+            return merged
     if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
         return change_of_unit(streams, call, x, rule, **facts)
     return NotImplemented
 
 
 def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Any:
-    """``x * scale + shift``, one number a channel, merged with the layer whose output ``x`` is."""
+    """``x * scale + shift``, merged with the layer whose output ``x`` is.
+
+    Args:
+        scale: a tensor that broadcasts to ``x``, or None for 1.
+        shift: alike, or None for 0.
+
+    Returns:
+        NotImplemented where ``x`` is no layer's output, or these are not one number for each of its neurons.
+    """
     layer = call.facts_of(x).layer
+    neurons = None if layer is None else layer.neurons
+    if layer is None or neurons is None:
+        return NotImplemented
+    scales, shifts = (
+        None if scale is None else neurons.of(scale, 1.0),
+        None if shift is None else neurons.of(shift, 0.0),
+    )
+    if (scales is None) != (scale is None) or (shifts is None) != (shift is None):
+        return NotImplemented
     z = streams.evaluate(call)
-    if layer is not None and isinstance(layer.rule, Gradient):
-        channel = layer.channel
-        shape = [-1 if dim == channel else 1 for dim in range(-x.dim(), 0)]
-        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale.view(shape)), layer=layer)
-    return streams.merge(call, x, scale, shift, z)
+    if isinstance(layer.rule, Gradient):
+        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale), layer=layer)
+    return streams.merge(call, x, scales, shifts, z)
 
 
 def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, rule: Rule, **facts: Any) -> Any:
@@ -77,27 +89,18 @@ def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, rule: Rule, **fa
     return streams.relay(call, streams.evaluate(call), [x], Shares([x.shape]), **facts)
 
 
-def _of_channels(streams: Streams, c: Any, x: Tensor, channel: int) -> Tensor | None:
-    """A constant as one number for each channel of ``x``, if that is what it is."""
-    n = x.shape[channel]
-    if isinstance(c, (int, float)):
-        return x.new_full((n,), c)
-    if not _broadcasts(c, x):
-        return None
-    c = _unexpanded(c)
-    value = streams.value(c).to(x.dtype)
-    if c.numel() == 1:
-        return value.reshape(1).expand(n)
-    return value.reshape(-1) if c.dim() >= -channel and c.shape[channel] == n == c.numel() else None
+def _constant(streams: Streams, c: Any, x: Tensor) -> Tensor:
+    """A number, or a tensor before it was expanded, as a tensor of the dtype of ``x``."""
+    return x.new_full((), float(c)) if isinstance(c, Real) else streams.value(_unexpanded(c)).to(x.dtype)
 
 
 def _is_number(c: Any, number: float) -> bool:
-    return isinstance(c, (int, float)) and c == number
+    return isinstance(c, Real) and c == number
 
 
 def _is_unit(c: Any, x: Tensor) -> bool:
     """Whether this is a number, or varies along one dimension of ``x`` alone."""
-    if isinstance(c, (int, float)):
+    if isinstance(c, Real):
         return True
     return _broadcasts(c, x) and max((c := _unexpanded(c)).shape, default=1) == c.numel()
 
@@ -109,6 +112,8 @@ def _unexpanded(c: Tensor) -> Tensor:
 
 def _broadcasts(c: Any, x: Tensor) -> bool:
     """Whether a constant broadcasts to ``x`` and leaves its shape and dtype as they are."""
+    if isinstance(c, Real):
+        return True
     if not isinstance(c, Tensor) or c.layout != torch.strided or c.dim() > x.dim():
         return False
     sizes = zip(reversed(c.shape), reversed(x.shape), strict=False)

@@ -38,15 +38,16 @@ def batch_norm(streams: Streams, call: LiveCall) -> Any:
     if training or mean is None or var is None:
         return streams.follow_unsupported(call, "batch_norm in training mode")
     scale, shift = _affine(mean, var, *(_value(streams, t) for t in (weight, bias)), eps=eps)
-    layer = call.facts_of(x).layer
-    if layer is not None and layer.has_channels(x):
-        return merge(streams, call, x, scale, shift)
+    channels = _channels(x)
+    scale, shift = scale.view(channels), shift.view(channels)
+    merged = merge(streams, call, x, scale, shift)
+    if merged is not NotImplemented:
+        return merged
     if call.facts_of(x).data:
         _, rule = streams.rule("norm", call, x, (weight, bias, mean))
         return change_of_unit(streams, call, x, rule)
-    channels = _channels(x)
     f = Elementwise(input_shape=tuple(x.shape))
-    return _relay(streams, call, x, f, (scale.view(channels), shift.view(channels)), (weight, bias, mean))
+    return _relay(streams, call, x, f, (scale, shift), (weight, bias, mean))
 
 
 def batch_norm_of_torch(streams: Streams, call: LiveCall) -> Any:

@@ -27,7 +27,7 @@ def interpolation(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.interpolate``: nearest neighbours are copies, all else is a fixed linear function."""
     mode = _mode(*call.args, **call.kwargs)
     if mode.startswith("nearest"):
-        return streams.follow(call, nonnegative=call.facts[0].nonnegative)
+        return streams.follow(call, is_identity=True, nonnegative=call.facts[0].nonnegative)
     return fixed(streams, call, keeps_sign=mode != "bicubic")
 
 

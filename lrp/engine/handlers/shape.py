@@ -11,13 +11,18 @@ from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 _MOVES = """
-    as_strided broadcast_to cat channel_shuffle chunk column_stack concat concatenate diag diag_embed diagflat diagonal
-    dsplit dstack expand expand_as flip fliplr flipud gather hsplit hstack index index_select masked_select max_unpool1d
-    max_unpool2d max_unpool3d narrow native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d
-    reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
-    roll rot90 select slice split split_with_sizes stack take take_along_dim tensor_split tile tril triu unbind unfold
-    unsafe_chunk unsafe_split upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d vsplit vstack __getitem__
+    as_strided broadcast_to channel_shuffle column_stack diag diag_embed diagflat dstack expand expand_as flip
+    fliplr flipud gather hstack index index_select masked_select max_unpool1d max_unpool2d max_unpool3d
+    native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
+    repeat_interleave replication_pad1d replication_pad2d replication_pad3d roll rot90 stack take take_along_dim
+    tile tril triu unfold upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d vstack
+""".split()
+
+# Of these, each output has some values of the input, each of them once.
+_PARTS = """
+    chunk diagonal dsplit hsplit narrow select slice split split_with_sizes tensor_split unbind unsafe_chunk
+    unsafe_split vsplit
 """.split()
 
 # Of these, the output has every value of the input once.
@@ -46,6 +51,25 @@ def moves(streams: Streams, call: LiveCall) -> Any:
 def rearranges(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, in another shape or order."""
     return streams.follow(call, is_rearranged=True, nonnegative=call.facts[0].nonnegative)
+
+
+def parts(streams: Streams, call: LiveCall) -> Any:
+    """Each output's values are some of those of the first argument."""
+    return streams.follow(call, is_part=True, nonnegative=call.facts[0].nonnegative)
+
+
+def indexed(streams: Streams, call: LiveCall) -> Any:
+    """``x[index]``: a part of it, where the index is made of numbers and slices."""
+    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    is_part = all(i is None or i is Ellipsis or type(i) in (int, slice) for i in index)
+    return streams.follow(call, is_part=is_part, nonnegative=call.facts_of(call.args[0]).nonnegative)
+
+
+def joined(streams: Streams, call: LiveCall) -> Any:
+    """``torch.cat``: of one tensor, that itself."""
+    values = [*tensors_in((call.args[:1], call.kwargs.get("tensors")))]
+    nonnegative = all(map(streams.known.is_nonnegative, values))
+    return streams.follow(call, is_identity=len(values) == 1, nonnegative=nonnegative)
 
 
 def copies(streams: Streams, call: LiveCall) -> Any:
@@ -110,6 +134,9 @@ def _padded(
 
 TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named(*_MOVES), moves),
+    **dict.fromkeys(named(*_PARTS), parts),
+    **dict.fromkeys(named("__getitem__"), indexed),
+    **dict.fromkeys(named("cat", "concat", "concatenate"), joined),
     **dict.fromkeys(named(*_REARRANGED), rearranges),
     **dict.fromkeys(named(*_COPIES), copies),
     **dict.fromkeys(named(*_FILLS), fills),

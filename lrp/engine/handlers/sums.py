@@ -64,6 +64,9 @@ def _total(streams: Streams, call: LiveCall, a: Any, b: Any, p: float, q: float)
             return found
     if isinstance(rule, Gradient):
         return streams.follow(call, nonnegative=nonnegative)
+    if _is_of_layer(call, a, p) or _is_of_layer(call, b, q):
+        a, b = _times(streams, a, p), _times(streams, b, q)
+        return _total(streams, _of_terms(streams, call, a, b), a, b, 1.0, 1.0)
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
         return hand_on(streams, call, call.live, nonnegative=nonnegative)
     a, b = (t if isinstance(t, Tensor) else call.live[0].new_tensor(t) for t in (a, b))
@@ -113,6 +116,15 @@ def _applied(streams: Streams, handler: Handler, function: Callable[..., Any], *
     """What a function returns, by its handler where an argument is live."""
     call = streams.call(function, *args)
     return handler(streams, call) if call.live else function(*args)
+
+
+def _is_of_layer(call: LiveCall, t: Any, factor: float) -> bool:
+    """Whether a factor other than 1 stands before the output of a layer, which it belongs to."""
+    return factor != 1 and isinstance(t, Tensor) and call.facts_of(t).layer is not None
+
+
+def _times(streams: Streams, t: Any, factor: float) -> Any:
+    return t if factor == 1 else _applied(streams, product, torch.mul, t, factor)
 
 
 def _of_terms(streams: Streams, call: LiveCall, *terms: Any) -> LiveCall:
