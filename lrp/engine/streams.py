@@ -182,7 +182,7 @@ class Streams:
                 elif is_rearranged and of_source.layer is not None:
                     layer = of_source.layer
                     known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source)))
-            is_used |= known.layer is None
+            is_used |= known.layer is None or (call.target is not None and call.target._base is not None)
             self._note(output, value, known, call)
         if is_used:
             self._use_all(call)
@@ -216,6 +216,7 @@ class Streams:
             self.origins.take_gradient(name, t)
         if not live and (isinstance(outputs, (float, list)) or any(True for _ in tensors_in(outputs))):
             self.origins.end(name)
+            self.known.vary(outputs)
         return outputs
 
     def rescue(self, target: Tensor) -> Tensor | None:
@@ -278,7 +279,7 @@ class Streams:
         """Note that the layer's output ``t`` is used by something that is not merged with it."""
         layer.ledger.use()
         if layer.z is not None and layer.z.is_dropped:
-            layer.z.hold(layer.moves.back(t.detach()))
+            self.keeper.hold(layer.z, layer.moves.back(t.detach()))
 
     def _use_all(self, call: LiveCall) -> None:
         for t, facts in zip(call.live, call.facts, strict=True):

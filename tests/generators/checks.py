@@ -48,8 +48,9 @@ def judge(program: Program, case_name: str) -> Verdict:
     try:
         actual = explained(model, inputs, case.rule, plain)
     except (Exception, lrp.RelevanceWarning) as error:
-        message = f"{type(error).__name__}: {str(error)[:300]}"
-        return RIGHT if reading.met_unseen else Verdict("refused", 1.0, message)
+        if reading.met_unseen or reading.may_refuse or not has_gradient(model, inputs):
+            return RIGHT
+        return Verdict("refused", 1.0, f"{type(error).__name__}: {str(error)[:300]}")
     if reading.met_unseen:
         return Verdict("not refused", 1.0)
     if isinstance(actual, str):
@@ -78,6 +79,15 @@ def explained(
     if any(parameter.grad is not None for parameter in model.parameters()):
         return "a parameter got relevance"
     return [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs]
+
+
+def has_gradient(model: nn.Module, inputs: list[Tensor]) -> bool:
+    """Whether torch itself can differentiate: not where something is overwritten that its gradient needs."""
+    try:
+        model.requires_grad_(False)(*inputs).sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def reference(

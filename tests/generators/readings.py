@@ -121,6 +121,7 @@ class Reading:
         self.values["n"] = len(inputs[0])  # type: ignore[assignment]
         self.data = {f"x{i}" for i in range(len(inputs))}
         self.met_unseen = False
+        self.may_refuse = False
         for step in program.steps:
             kind, *arguments = step.meaning
             self.step = step.name
@@ -202,14 +203,20 @@ class GradientTimesInput(Reading):
         z = self.eval(expression).detach()
         return self._handed_on(self.values[x], z)
 
-    def shift(self, expression: str, x: str) -> Tensor:
+    def term(self, expression: str, x: str) -> Tensor:
         t, c = self.values[x], self.eval(expression).detach()
-        is_unit = x in self.data and "full_like" in expression
+        is_unit = x in self.data and varies_along_one_dimension(c)
         self.stays_data(x)
         return self._handed_on(t, t + c) if is_unit else t + c
 
+    def factor(self, expression: str, x: str) -> Tensor:
+        self.stays_data(x)
+        return self.values[x] * self.eval(expression).detach()
+
     def fixed(self, expression: str, x: str) -> Tensor:
         return self.live(expression)
+
+    adds = fixed
 
     def total(self, terms: Sequence[tuple[str, float]]) -> Tensor:
         self.stays_data(*(name for name, _ in terms))
@@ -278,10 +285,10 @@ class Relevance(Reading):
     def affine(self, norm: str, x: str, part: str) -> Tensor:
         t = self.value(x)
         scale, shift = self.folded(norm, part, t.dim())
-        made = self._made_by_a_layer(x)
-        if made is not None and not (isinstance(made[0], nn.Linear) and t.dim() > 2):
-            return self._layer(merged(made[0], scale, shift), made[1])
-        scale, shift = (v.reshape(-1, *[1] * (t.dim() - 2)) for v in (scale, shift))
+        scale, shift = (v.reshape(1, -1, *[1] * (t.dim() - 2)) for v in (scale, shift))
+        scales, shifts = (self._of_channels(v, x) for v in (scale, shift))
+        if scales is not None and shifts is not None:
+            return self._merge(x, scales, shifts)
         z = t * scale + shift
         if x in self.data:
             self.stays_data(x)
@@ -291,8 +298,9 @@ class Relevance(Reading):
         total = z if self.case.absorbs else t * scale
         return self.node(z, [x], lambda R: [self.share(t * scale, total, R)])
 
-    def _made_by_a_layer(self, x: str) -> tuple[nn.Module, str] | None:
-        return self.layers.get(x)
+    def _merge(self, x: str, scale: Tensor, shift: Tensor) -> Tensor:
+        layer, of_layer = self.layers[x]
+        return self._layer(merged(layer, scale, shift), of_layer)
 
     def same(self, name: str) -> Tensor:
         if name in self.layers:
@@ -303,19 +311,45 @@ class Relevance(Reading):
         self.stays_data(x)
         return self.node(self.eval(expression), [x], lambda R: [R])
 
-    def shift(self, expression: str, x: str) -> Tensor:
-        t = self.value(x)
-        z = t + self.eval(expression).detach()
-        unchanged = not self.case.absorbs or (x in self.data and "full_like" in expression)
+    def term(self, expression: str, x: str) -> Tensor:
+        t, c = self.value(x), self.eval(expression).detach()
+        of_channels = self._of_channels(c, x)
+        if of_channels is not None:
+            return self._merge(x, torch.ones_like(of_channels), of_channels)
+        z, unchanged = t + c, not self.case.absorbs or (x in self.data and varies_along_one_dimension(c))
         self.stays_data(x)
         return self.node(z, [x], lambda R: [R if unchanged else self.share(t, z, R)])
 
+    def factor(self, expression: str, x: str) -> Tensor:
+        c = self.eval(expression).detach()
+        of_channels = self._of_channels(c, x)
+        if of_channels is not None:
+            return self._merge(x, of_channels, torch.zeros_like(of_channels))
+        self.stays_data(x)
+        return self.node(self.value(x) * c, [x], lambda R: [R])
+
+    def _of_channels(self, c: Tensor, x: str) -> Tensor | None:
+        """A constant as one number for each channel of the layer whose output ``x`` is, if it is that."""
+        if x not in self.layers:
+            return None
+        t, channel = self.value(x), -1 if isinstance(self.layers[x][0], nn.Linear) else 1
+        n = t.shape[channel]
+        if c.numel() == 1:
+            return c.double().reshape(1).expand(n)
+        return c.double().flatten() if c.numel() == n == c.shape[channel] else None
+
     def fixed(self, expression: str, x: str) -> Tensor:
+        return self._linear(expression, x, self.case.has_factor)
+
+    def adds(self, expression: str, x: str) -> Tensor:
+        return self._linear(expression, x, True)
+
+    def _linear(self, expression: str, x: str, has_factor: bool) -> Tensor:
         t = self.value(x)
 
         def backward(R: Tensor) -> list[Tensor]:
             with torch.enable_grad():
-                leaf = (t if self.case.has_factor else torch.ones_like(t)).clone().requires_grad_()
+                leaf = (t if has_factor else torch.ones_like(t)).clone().requires_grad_()
                 z = self.eval(expression, **{x: leaf})
                 return [leaf.detach() * torch.autograd.grad(z, leaf, reference.divide(R, z.detach()))[0]]
 
@@ -340,12 +374,17 @@ class Relevance(Reading):
     def half_each(self, x: str, y: str) -> Tensor:
         return self.node(self.value(x) * self.value(y), [x, y], lambda R: [R / 2, R / 2])
 
-    def unseen(self, x: str) -> Tensor:
+    def hidden(self, expression: str, x: str) -> Tensor:
+        """A write that is named, even where what goes on was made of the tensor before."""
+        self.may_refuse = True
+        return self.unseen(expression, x)
+
+    def unseen(self, expression: str, x: str) -> Tensor:
         def backward(R: Tensor) -> list[Tensor]:
             self.met_unseen = True
             return [R]
 
-        return self.node(3 * self.value(x), [x], backward)
+        return self.node(self.eval(expression), [x], backward)
 
     def softmax(self, x: str) -> Tensor:
         t = self.value(x)
@@ -364,6 +403,10 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.backward_of(R)
+
+
+def varies_along_one_dimension(c: Tensor) -> bool:
+    return c.numel() == max(c.shape, default=1)
 
 
 def merged(layer: nn.Module, scale: Tensor, shift: Tensor) -> nn.Module:

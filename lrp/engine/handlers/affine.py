@@ -45,8 +45,9 @@ def affine(
     """
     if call.target is not None and call.target is not x:  # the constant is overwritten, and has memory of its own
         return NotImplemented
+    of_samples = [c for c in (scale, shift) if _is_of_samples(streams, c, x)]
     layer = call.facts_of(x).layer
-    channel = None if layer is None else layer.channel
+    channel = None if layer is None or of_samples else layer.channel
     if channel is not None:
         constants = None if _is_number(scale, 1) else scale, None if _is_number(shift, 0) else shift
         vectors = [None if c is None else _of_channels(streams, c, x, channel) for c in constants]
@@ -54,6 +55,8 @@ def affine(
             scales, shifts = vectors
             scales = None if scales is None else of_scale(scales)
             return merge(streams, call, x, scales, None if shifts is None else of_shift(shifts))
+    if any(c.numel() > len(c) for c in of_samples):
+        return NotImplemented
     if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
         return change_of_unit(streams, call, x, rule, **facts)
     return NotImplemented
@@ -100,6 +103,11 @@ def _is_unit(c: Any, x: Tensor) -> bool:
     if isinstance(c, (int, float)):
         return True
     return _broadcasts(c, x) and max((c := _unexpanded(c)).shape, default=1) == c.numel()
+
+
+def _is_of_samples(streams: Streams, c: Any, x: Tensor) -> bool:
+    """Whether a constant was made for the samples at hand, of which there may be but one, and not for all alike."""
+    return isinstance(c, Tensor) and c.dim() == x.dim() > 0 and streams.known.is_any_varying(c)
 
 
 def _unexpanded(c: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ def batch_norm(streams: Streams, call: LiveCall) -> Any:
         return streams.follow_unsupported(call, "batch_norm in training mode")
     scale, shift = _affine(mean, var, *(_value(streams, t) for t in (weight, bias)), eps=eps)
     layer = call.facts_of(x).layer
-    if layer is not None and layer.has_channels(x):
-        return merge(streams, call, x, scale, shift)
+    if layer is not None and (layer.has_channels(x) or (layer.channel is not None and scale.numel() == 1)):
+        return merge(streams, call, x, *(t.expand(x.shape[layer.channel]) for t in (scale, shift)))
     if call.facts_of(x).data:
         _, rule = streams.rule("norm", call, x, (weight, bias, mean))
         return change_of_unit(streams, call, x, rule)

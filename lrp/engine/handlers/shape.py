@@ -39,8 +39,10 @@ _FILLS = """
 
 def moves(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of the first argument, a tensor or several."""
-    values = tensors_in(call.args[0] if call.args else next(iter(call.kwargs.values())))
-    return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
+    first = call.args[0] if call.args else next(iter(call.kwargs.values()))
+    is_alone = isinstance(first, (tuple, list)) and len(first) == 1
+    nonnegative = all(map(streams.known.is_nonnegative, tensors_in(first)))
+    return streams.follow(call, is_identity=is_alone, nonnegative=nonnegative)
 
 
 def rearranges(streams: Streams, call: LiveCall) -> Any:
@@ -90,8 +92,9 @@ def chooses_from(streams: Streams, call: LiveCall) -> Any:
     return _choose(streams, call, *_branches_of_method(*call.args, **call.kwargs))
 
 
-def _choose(streams: Streams, call: LiveCall, *values: Any) -> Any:
-    return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
+def _choose(streams: Streams, call: LiveCall, a: Any, b: Any) -> Any:
+    nonnegative = all(map(streams.known.is_nonnegative, (a, b)))
+    return streams.follow(call, is_identity=a is b, nonnegative=nonnegative)
 
 
 def _branches(condition: Any, input: Any, other: Any) -> tuple[Any, Any]:
