@@ -31,6 +31,7 @@ class Verdict:
 
 
 RIGHT = Verdict("right")
+_NO_END = Verdict("end not named", 1.0)
 
 
 def judge(program: Program, case_name: str) -> Verdict:
@@ -42,6 +43,8 @@ def judge(program: Program, case_name: str) -> Verdict:
     reading = Relevance(program, model, inputs, case)
     output = reading.output.detach()
     assert torch.allclose(output, plain, rtol=1e-9, atol=1e-9), f"the meaning is not what the lines say:\n{program}"
+    if not reading.output.requires_grad:
+        return refused_for_its_end(model, inputs, case.rule)
     expected = reference(program, model, inputs, case, reading)
     if expected is None:
         return Verdict("unstable")
@@ -79,6 +82,15 @@ def explained(
     if any(parameter.grad is not None for parameter in model.parameters()):
         return "a parameter got relevance"
     return [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs]
+
+
+def refused_for_its_end(model: nn.Module, inputs: list[Tensor], rule: lrp.Rule) -> Verdict:
+    """What depends on no input is refused, by the name of where the way ends."""
+    try:
+        explained(model, inputs, rule)
+    except ValueError as error:
+        return RIGHT if "depends on the explained inputs" in str(error) and " ends at " in str(error) else _NO_END
+    return _NO_END
 
 
 def has_gradient(model: nn.Module, inputs: list[Tensor]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Case:
         conv, linear, first: the formula of each kind of layer; ``first`` that of layers that the data meets.
         absorbs: whether a constant term takes its share, or none.
         has_factor: whether an input that is zero gets no relevance; without it, pools share by their weights alone.
+        exact: whether the rule is epsilon -> 0.
+        bias: the policy for biases; by default as ``absorbs`` says.
     """
 
     rule: lrp.Rule
@@ -43,6 +46,15 @@ class Case:
     absorbs: bool = True
     has_factor: bool = True
     exact: bool = False
+    bias: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bias", self.bias or ("absorb" if self.absorbs else "ignore"))
+
+    @property
+    def reaches_zeros(self) -> bool:
+        """Whether an input that is zero may get relevance."""
+        return not self.has_factor or self.bias == "distribute"
 
     def layer(self, module: nn.Module, x: Tensor, R: Tensor, is_first: bool) -> Tensor:
         formula = self.linear if isinstance(module, nn.Linear) else self.conv
@@ -97,6 +109,10 @@ CASES: dict[str, Case] = {
     "alpha2beta1 absorb": _uniform(AlphaBeta(2, 1, epsilon=0.0, bias="absorb"), _ALPHABETA),
     "ignore": _uniform(
         Epsilon(0.0, bias="ignore"), formula(reference.epsilon, epsilon=0.0, bias="ignore"), absorbs=False
+    ),
+    "distribute": _uniform(
+        Epsilon(0.0, bias="distribute"), formula(reference.epsilon, epsilon=0.0, bias="distribute"), absorbs=False,
+        bias="distribute",
     ),
     "wsquare": _uniform(WSquare(epsilon=0.0), formula(reference.wsquare, epsilon=0.0), has_factor=False),
     "flat": _uniform(Flat(epsilon=0.0), _FLAT, has_factor=False),
@@ -159,6 +175,16 @@ class Reading:
         self.stays_data(*names)
         return self.live(expression)
 
+    def cut(self, expression: str) -> Tensor:
+        result: Tensor = self.eval(expression)
+        return result.detach()
+
+    def masked(self, mask: str, x: str) -> Tensor:
+        m, t = self.eval(mask), self.values[x]
+        if t.requires_grad:
+            t.register_hook(lambda R: R * m)
+        return t
+
     def weighs(self, expression: str) -> Tensor:
         result: Tensor = self.eval(expression)
         return result.detach()
@@ -197,6 +223,11 @@ class GradientTimesInput(Reading):
             self.stays_data(x)
             return self._handed_on(t, t * scale + shift)
         return t * scale + shift
+
+    def norm(self, module: str, x: str) -> Tensor:
+        self.stays_data(x)
+        norm = Norm.of(getattr(self.model, module), self.values[x].detach())
+        return norm(self.values[x]) + norm.bias
 
     def passes(self, expression: str, x: str) -> Tensor:
         self.stays_data(x)
@@ -253,7 +284,8 @@ class Relevance(Reading):
 
     def __init__(self, program: Program, model: nn.Module, inputs: Sequence[Tensor], case: Case) -> None:
         self.case = case
-        self.layers: dict[str, tuple[nn.Module, str]] = {}  # the layer that gave a value, and what it was given
+        # the layer that gave a value, what it was given, and the masks of what was merged, each of which comes to have
+        self.layers: dict[str, tuple[nn.Module, str, list[list[Tensor]]]] = {}
         super().__init__(program, model, inputs)
 
     def relevance(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
@@ -277,10 +309,29 @@ class Relevance(Reading):
     def layer(self, module: str, x: str) -> Tensor:
         return self._layer(getattr(self.model, module), x)
 
-    def _layer(self, m: nn.Module, x: str) -> Tensor:
-        self.layers[self.step] = m, x
+    def _layer(self, m: nn.Module, x: str, masks: Sequence[list[Tensor]] = ()) -> Tensor:
+        self.layers[self.step] = m, x, [*masks, []]
         t, first = self.value(x), x in self.data
-        return self.node(m(t), [x], lambda R: [self.case.layer(m, t, R, first)])
+
+        def backward(R: Tensor) -> list[Tensor]:
+            return [self.case.layer(m, t, prod((mask for several in masks for mask in several), start=R), first)]
+
+        return self.node(m(t), [x], backward)
+
+    def masked(self, mask: str, x: str) -> Tensor:
+        if x in self.layers:
+            self.layers[x][2][-1].append(self.eval(mask))
+        return super().masked(mask, x)
+
+    def norm(self, module: str, x: str) -> Tensor:
+        self.stays_data(x)
+        t, m = self.value(x), getattr(self.model, module)
+
+        def backward(R: Tensor) -> list[Tensor]:
+            samples = zip(t.split(1), R.split(1), strict=True)
+            return [torch.cat([Norm.of(m, x).relevance(x, R, self.case.bias) for x, R in samples])]
+
+        return self.node(m(t), [x], backward)
 
     def affine(self, norm: str, x: str, part: str) -> Tensor:
         t = self.value(x)
@@ -299,8 +350,8 @@ class Relevance(Reading):
         return self.node(z, [x], lambda R: [self.share(t * scale, total, R)])
 
     def _merge(self, x: str, scale: Tensor, shift: Tensor) -> Tensor:
-        layer, of_layer = self.layers[x]
-        return self._layer(merged(layer, scale, shift), of_layer)
+        layer, of_layer, masks = self.layers[x]
+        return self._layer(merged(layer, scale, shift), of_layer, masks)
 
     def same(self, name: str) -> Tensor:
         if name in self.layers:
@@ -403,6 +454,46 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.backward_of(R)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm whose deviation is a constant, without its bias: ``diag(w) (I - 1/n)`` in each group."""
+
+    grouped: tuple[int, ...]
+    deviation: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, m: nn.Module, x: Tensor) -> Norm:
+        """The norm at ``x``."""
+        if isinstance(m, nn.LayerNorm):
+            groups, like = x[0].numel() // m.weight.numel(), m.weight.shape
+        else:
+            groups = m.num_groups if isinstance(m, nn.GroupNorm) else x.shape[1]
+            like = (-1, *[1] * (x.dim() - 2))
+        grouped = (groups, x[0].numel() // groups)
+        variance = x.reshape(len(x), *grouped).var(-1, unbiased=False, keepdim=True)
+        return cls(grouped, (variance + m.eps).sqrt(), *(t.detach().reshape(like) for t in (m.weight, m.bias)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        groups = x.reshape(len(x), *self.grouped)
+        centred = (groups - groups.mean(-1, keepdim=True)) / self.deviation
+        return centred.reshape(x.shape) * self.weight
+
+    def relevance(self, x: Tensor, R: Tensor, bias: str) -> Tensor:
+        """In proportion to the contributions in one sample."""
+        shape = x.shape[1:]
+        W = reference.dense(self, shape)
+        mask = reference.dense(lambda e: self._spread(e), shape)
+        b = self.bias.expand(shape).flatten()
+        found = reference.epsilon(W, b, x.flatten(), R.flatten(), epsilon=0.0, bias=bias, mask=mask)
+        return found.reshape(x.shape)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        groups = x.reshape(len(x), *self.grouped)
+        return groups.sum(-1, keepdim=True).expand(groups.shape).reshape(x.shape)
 
 
 def varies_along_one_dimension(c: Tensor) -> bool:
