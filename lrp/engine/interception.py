@@ -115,6 +115,8 @@ class Interception(TorchFunctionMode):
         if call.function in _LENDING:
             streams.lend(call.args[0])
         overwritten = [t for t in written if streams.is_live(t)]
+        for t in written:
+            streams.leave(t)
         result = call.run(lambda t: t.detach() if written and t.requires_grad and not _is_among(t, written) else t)
         for t in written:
             streams.known.forget(t)

@@ -8,9 +8,13 @@
 * :mod:`~generators.readings` - what the meanings are for relevance: the oracles
 * :mod:`~generators.checks` - a program explained and judged
 * :mod:`~generators.hunt` - thousands of programs, and the smallest of each kind that fails
+* :mod:`~generators.undo` - mistakes that are made on purpose, and how many programs show each of them
 
 A new spelling is a line in a table of the steps; a new function a step, with a meaning that the readings know.
 """
 
 # What the tests do not draw because it fails: patterns of steps and labels, kind by kind. To be emptied.
 KNOWN_TO_FAIL: tuple[str, ...] = ()
+
+EXAMPLES = 400  # what the tests draw
+SEED = 0

@@ -80,6 +80,13 @@ MOST_PHRASES = 4
 
 
 @st.composite
+def networks(draw: Callable, off: Sequence[str] = (), cases: Sequence[str] = tuple(CASES)) -> tuple[str, Program]:
+    """A rule and a program for it, without what the patterns ``off`` match."""
+    case = draw(st.sampled_from(cases))
+    return case, draw(programs(case, off))
+
+
+@st.composite
 def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
     """A program, for a rule of :data:`CASES`, without what the patterns ``off`` match.
 

@@ -138,6 +138,7 @@ class Reading:
         self.data = {f"x{i}" for i in range(len(inputs))}
         self.met_unseen = False
         self.may_refuse = False
+        self.is_cut = False
         for step in program.steps:
             kind, *arguments = step.meaning
             self.step = step.name
@@ -176,6 +177,7 @@ class Reading:
         return self.live(expression)
 
     def cut(self, expression: str) -> Tensor:
+        self.is_cut = True
         result: Tensor = self.eval(expression)
         return result.detach()
 
@@ -346,8 +348,9 @@ class Relevance(Reading):
             return self.node(z, [x], lambda R: [R])
         if part == "scale" or (part == "shift" and not self.case.absorbs):
             return self.node(z, [x], lambda R: [R])
-        total = z if self.case.absorbs else t * scale
-        return self.node(z, [x], lambda R: [self.share(t * scale, total, R)])
+        contribution = z if self.case.bias == "distribute" else t * scale
+        total = z if self.case.absorbs else contribution
+        return self.node(z, [x], lambda R: [self.share(contribution, total, R)])
 
     def _merge(self, x: str, scale: Tensor, shift: Tensor) -> Tensor:
         layer, of_layer, masks = self.layers[x]
