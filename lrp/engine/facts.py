@@ -17,7 +17,7 @@ from ..maps.storage import place_of
 from ..rules import Rule
 from .backward.kept import Kept
 from .backward.ledger import Ledger
-from .calls import Call
+from .calls import Call, tensors_in
 from .moves import Moves, Neurons
 
 
@@ -108,6 +108,7 @@ class Known:
         self._facts = WeakTensorKeyDictionary()
         self._writes: Counter[int | None] = Counter()
         self._lent: dict[int | None, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._varying = WeakTensorKeyDictionary()
 
     def __contains__(self, t: Tensor) -> bool:
         """Whether anything was ever noted of ``t``."""
@@ -145,6 +146,15 @@ class Known:
         """Note that others than torch may write to the memory of ``t`` from now on: it is compared with what it was."""
         now = t.untyped_storage()
         self._lent[place_of(t)] = now, torch.UntypedStorage(now.nbytes(), device=now.device).copy_(now)  # type: ignore[no-untyped-call]
+
+    def vary(self, constants: Any) -> None:
+        """Note that these constants are made of what the model was given, and not of its weights alone."""
+        for t in tensors_in(constants):
+            self._varying[t] = True
+
+    def is_any_varying(self, constants: Any) -> bool:
+        """Whether one of these constants is made of what the model was given."""
+        return bool(self._varying) and any(t in self._varying for t in tensors_in(constants))
 
     def has_memory(self, t: Tensor) -> bool:
         """Whether a live tensor is in the memory of ``t``."""

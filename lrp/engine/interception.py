@@ -115,18 +115,24 @@ class Interception(TorchFunctionMode):
         if call.function in _LENDING:
             streams.lend(call.args[0])
         overwritten = [t for t in written if streams.is_live(t)]
+        for t in written:
+            streams.leave(t)
         result = call.run(lambda t: t.detach() if written and t.requires_grad and not _is_among(t, written) else t)
         for t in written:
             streams.known.forget(t)
             streams.origins.wrote(t)
         for t in overwritten:
             streams.origins.overwritten(f"{call.name} where gradients are switched off", t)
+        is_varying = bool(live) or streams.known.is_any_varying((call.args, call.kwargs))
         if live:
             if any(True for _ in tensors_in(result)):
                 streams.origins.end(call.name)
-            return result
-        constant = substitute(result, lambda t: t if t.is_leaf or _is_among(t, written) else t.detach())
-        streams.assignment.derive((call.args, call.kwargs), constant)
+            constant = result
+        else:
+            constant = substitute(result, lambda t: t if t.is_leaf or _is_among(t, written) else t.detach())
+            streams.assignment.derive((call.args, call.kwargs), constant)
+        if is_varying:
+            streams.known.vary((constant, written))
         return constant
 
 
@@ -216,9 +222,11 @@ def _run(
     differentiable: bool = False,
     strict: bool = False,
 ) -> Any:
-    inputs = [t for t in tensors_within((args, kwargs) if inputs is None else inputs) if t.requires_grad]
+    given = [*tensors_within((args, kwargs))]
+    inputs = [t for t in (given if inputs is None else tensors_within(inputs)) if t.requires_grad]
     check_inputs(inputs, forward, args, kwargs)
     mode = Interception(Streams(inputs, assignment, differentiable))
+    mode.streams.known.vary([t for t in given if not _is_among(t, inputs)])
     untouched = Untouched(assignment.module, inputs)
     with untouched, mode:
         output = forward(*args, **kwargs)

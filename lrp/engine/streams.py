@@ -50,7 +50,7 @@ class Streams:
         self.is_live = self.origins.is_live
         self.checkpoint: Checkpoint | None = None
         self.is_again = False
-        self._merged: list[tuple[Layer, ReferenceType[Tensor], int]] = []
+        self._merged: list[tuple[Layer, ReferenceType[Tensor], int | None]] = []
         for x in inputs:
             self.origins.note(x, Facts(x if differentiable else None, data=True))
 
@@ -144,7 +144,7 @@ class Streams:
         """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
         layer = call.facts_of(x).layer
         assert layer is not None
-        self._release(layer, x)
+        self._release(layer, x, is_overwritten=call.target is x)
         rule = layer.rule if scale is None else layer.rule.scaled(layer.f, scale)
         shift = plus(times(layer.shift, scale), shift)
         scale = scale if layer.scale is None else times(layer.scale, scale)
@@ -192,7 +192,7 @@ class Streams:
                     layer = self._keep(of_source.layer, source) if is_part else of_source.layer
                     nth = None if isinstance(outputs, Tensor) else number
                     known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source, nth, not is_part)))
-            is_used |= known.layer is None
+            is_used |= known.layer is None or (call.target is not None and call.target._base is not None)
             self._note(output, value, known, call)
         if is_used:
             self._use_all(call)
@@ -226,17 +226,25 @@ class Streams:
             self.origins.take_gradient(name, t)
         if not live and (isinstance(outputs, (float, list)) or any(True for _ in tensors_in(outputs))):
             self.origins.end(name)
+            self.known.vary(outputs)
         return outputs
 
     def rescue(self, target: Tensor) -> Tensor | None:
         """Keep what backward needs from a write to ``target``, as :meth:`Keeper.rescue` does."""
-        for t in (target, target._base):
-            facts = None if t is None else self.known.of(t)
-            if t is not None and facts is not None and facts.layer is not None:
-                self._use(facts.layer, t)
+        layer = self._layer_of(target)
+        if layer is not None:
+            self._hold(layer, target)
+        if target._base is not None:
+            self.leave(target._base)
         if self.checkpoint is not None and not self.is_again:
             self.checkpoint.overwrites(target)
         return self.keeper.rescue(target)
+
+    def leave(self, t: Tensor) -> None:
+        """Note that something which is not merged with it makes another tensor of ``t``."""
+        layer = self._layer_of(t)
+        if layer is not None:
+            self._use(layer, t)
 
     def lend(self, t: Tensor) -> None:
         """Note that others than torch may write to the memory of ``t`` from now on."""
@@ -278,27 +286,32 @@ class Streams:
             call.target.detach().copy_(z)
         return output, kept
 
-    def _release(self, layer: Layer, t: Tensor) -> None:
+    def _release(self, layer: Layer, t: Tensor, is_overwritten: bool) -> None:
         """Keep the layer's own output no longer, unless something else than what is merged with it needs it."""
         if layer.z is not None and not (layer.ledger.is_direct or layer.ledger.is_parted or self.differentiable):
             layer.z.drop()
-            self._merged.append((layer, ref(t), t._version))
+            self._merged.append((layer, ref(t), None if is_overwritten else t._version))
 
     def _use(self, layer: Layer, t: Tensor) -> None:
         """Note that the layer's output ``t`` is used by something that is not merged with it."""
         layer.ledger.use()
-        self._restore(layer, t)
+        self._hold(layer, t)
 
     def _keep(self, layer: Layer, t: Tensor) -> Layer:
         """The layer, whose own output is kept from now on, for a part of it may be used by something else."""
         layer.ledger.is_parted = True
         if layer.moves.is_whole:
-            self._restore(layer, t)
+            self._hold(layer, t)
         return layer
 
-    def _restore(self, layer: Layer, t: Tensor) -> None:
+    def _hold(self, layer: Layer, t: Tensor) -> None:
+        """Keep the layer's own output again, which is ``t`` as it was rearranged."""
         if layer.z is not None and layer.z.is_dropped:
-            layer.z.hold(layer.moves.back(t.detach()))
+            self.keeper.hold(layer.z, layer.moves.back(t.detach()))
+
+    def _layer_of(self, t: Tensor) -> Layer | None:
+        facts = self.known.of(t)
+        return None if facts is None else facts.layer
 
     def _use_all(self, call: LiveCall) -> None:
         for t, facts in zip(call.live, call.facts, strict=True):

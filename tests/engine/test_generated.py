@@ -4,22 +4,23 @@
 """
 
 import torch
-from generators import KNOWN_TO_FAIL
+from generators import EXAMPLES, KNOWN_TO_FAIL, SEED
 from generators.checks import distance, judge, largest
-from generators.drawing import programs
+from generators.drawing import networks, programs
+from generators.program import Program
 from generators.readings import CASES, GradientTimesInput, Relevance
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given, seed, settings
 from hypothesis import strategies as st
 
 QUIET = {"suppress_health_check": list(HealthCheck), "deadline": None}
 NOT_A_GRADIENT = ("activation", "hidden_write", "unseen")  # these pass relevance at a zero, where no gradient can
 
 
-@settings(max_examples=400, **QUIET)
-@given(data=st.data())
-def test_the_map_of_a_random_network(data: st.DataObject) -> None:
-    case = data.draw(st.sampled_from([*CASES]))
-    program = data.draw(programs(case, KNOWN_TO_FAIL))
+@seed(SEED)
+@settings(max_examples=EXAMPLES, **QUIET)
+@given(drawn=networks(KNOWN_TO_FAIL))
+def test_the_map_of_a_random_network(drawn: tuple[str, Program]) -> None:
+    case, program = drawn
     verdict = judge(program, case)
     assert verdict, f"{verdict}\n{program}"
 

@@ -35,31 +35,64 @@ RIGHT = Verdict("right")
 
 def judge(program: Program, case_name: str) -> Verdict:
     """Explain a program, and compare with its meaning."""
-    case = CASES[case_name]
-    model, inputs = program.build(), program.inputs()
-    plain = model.requires_grad_(False)(*inputs).detach()  # torch multiplies by other paths where weights want grad
-    model.requires_grad_(True)
-    reading = Relevance(program, model, inputs, case)
-    output = reading.output.detach()
-    assert torch.allclose(output, plain, rtol=1e-9, atol=1e-9), f"the meaning is not what the lines say:\n{program}"
-    expected = reference(program, model, inputs, case, reading)
-    if expected is None:
-        return Verdict("unstable")
-    try:
-        actual = explained(model, inputs, case.rule, plain)
-    except (Exception, lrp.RelevanceWarning) as error:
-        message = f"{type(error).__name__}: {str(error)[:300]}"
-        return RIGHT if reading.met_unseen else Verdict("refused", 1.0, message)
-    if reading.met_unseen:
-        return Verdict("not refused", 1.0)
-    if isinstance(actual, str):
-        return Verdict(actual, 1.0)
-    error = distance(actual, expected)
-    if not error < TOLERANCE:
-        return Verdict("wrong map", error)
-    alone = explained(model, [x[:1].detach().requires_grad_() for x in inputs], case.rule)
-    error = distance([t[:1] for t in actual], alone, largest(expected)) if not isinstance(alone, str) else 1.0
-    return RIGHT if error < TOLERANCE else Verdict("one sample alone", error)
+    return Expectation(program, case_name).verdict()
+
+
+class Expectation:
+    """What a program means under a rule, which does not ask the library, and whether the library finds it.
+
+    Args:
+        program: the program.
+        case_name: the key of the rule in :data:`~generators.readings.CASES`.
+    """
+
+    def __init__(self, program: Program, case_name: str) -> None:
+        self.program, self.case = program, CASES[case_name]
+        self.model, self.inputs = program.build(), program.inputs()
+        self.plain = self.model.requires_grad_(False)(*self.inputs).detach()  # weights that want grad take other paths
+        self.has_gradient = has_gradient(self.model, self.inputs)
+        self.model.requires_grad_(True)
+        self.reading = Relevance(program, self.model, self.inputs, self.case)
+        output = self.reading.output.detach()
+        is_same = torch.allclose(output, self.plain, rtol=1e-9, atol=1e-9)
+        assert is_same, f"the meaning is not what the lines say:\n{program}"
+        self.maps = reference(program, self.model, self.inputs, self.case, self.reading)
+
+    def verdict(self) -> Verdict:
+        """What the library makes of the program."""
+        if self.reading.is_cut:
+            return self._refused_for_its_end()
+        if self.maps is None:
+            return Verdict("unstable")
+        try:
+            actual = explained(self.model, self.inputs, self.case.rule, self.plain)
+        except (Exception, lrp.RelevanceWarning) as error:
+            if self.reading.met_unseen or self.reading.may_refuse or not self.has_gradient:
+                return RIGHT
+            return Verdict("refused", 1.0, f"{type(error).__name__}: {str(error)[:300]}")
+        if self.reading.met_unseen:
+            return Verdict("not refused", 1.0)
+        if isinstance(actual, str):
+            return Verdict(actual, 1.0)
+        error = distance(actual, self.maps)
+        return self._alone(actual, self.maps) if error < TOLERANCE else Verdict("wrong map", error)
+
+    def _alone(self, together: list[Tensor], expected: list[Tensor]) -> Verdict:
+        """One sample by itself has the map that it has in a batch."""
+        alone = explained(self.model, [x[:1].detach().requires_grad_() for x in self.inputs], self.case.rule)
+        if isinstance(alone, str):
+            return Verdict(alone, 1.0)
+        error = distance([t[:1] for t in together], alone, largest(expected))
+        return RIGHT if error < TOLERANCE else Verdict("one sample alone", error)
+
+    def _refused_for_its_end(self) -> Verdict:
+        """What depends on no input is refused, by the name of where the way ends."""
+        try:
+            explained(self.model, self.inputs, self.case.rule)
+        except ValueError as error:
+            if "depends on the explained inputs" in str(error) and " ends at " in str(error):
+                return RIGHT
+        return Verdict("end not named", 1.0)
 
 
 def explained(
@@ -78,6 +111,15 @@ def explained(
     if any(parameter.grad is not None for parameter in model.parameters()):
         return "a parameter got relevance"
     return [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs]
+
+
+def has_gradient(model: nn.Module, inputs: list[Tensor]) -> bool:
+    """Whether torch itself can differentiate: not where something is overwritten that its gradient needs."""
+    try:
+        torch.autograd.grad(model.requires_grad_(False)(*inputs).sum(), inputs, allow_unused=True)
+    except RuntimeError:
+        return False
+    return True
 
 
 def reference(

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from hypothesis import strategies as st
 
-from . import elementwise, gates, identities, layers, moves, sums
+from . import checkpoints, elementwise, gates, identities, layers, moves, sums
 from .program import Builder, Program, Skip, Value
 from .readings import CASES
 
@@ -15,7 +15,9 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "layer": layers.layer,
     "relu": elementwise.relu,
     "affine": layers.affine,
+    "norm": layers.norm,
     "identity": identities.identity,
+    "masked": identities.masked,
     "total": sums.total,
     "average": sums.average,
     "winner": sums.winner,
@@ -38,6 +40,11 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "mixed": gates.mixed,
     "product": gates.product,
 }
+LAST = {  # of the whole program, and once in how many of them
+    "hooked": (identities.hooked, 6),
+    "checkpointed": (checkpoints.checkpointed, 6),
+    "cut": (identities.cut, 30),
+}
 ANY = "any"
 PHRASES = (
     (ANY,),
@@ -53,6 +60,8 @@ PHRASES = (
     ("layer", ANY, "affine"),
     ("layer", "identity", "affine"),
     ("layer", "affine", "relu"),
+    ("layer", "masked", "affine"),
+    ("layer", "norm", "layer"),
     ("layer", "winner", "overwritten"),
     ("layer", "overwritten", "affine"),
     ("layer", "relu", ANY, "overwritten"),
@@ -71,6 +80,13 @@ MOST_PHRASES = 4
 
 
 @st.composite
+def networks(draw: Callable, off: Sequence[str] = (), cases: Sequence[str] = tuple(CASES)) -> tuple[str, Program]:
+    """A rule and a program for it, without what the patterns ``off`` match."""
+    case = draw(st.sampled_from(cases))
+    return case, draw(programs(case, off))
+
+
+@st.composite
 def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
     """A program, for a rule of :data:`CASES`, without what the patterns ``off`` match.
 
@@ -79,7 +95,7 @@ def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
         off: patterns of steps and of labels, as ``program.labels`` shows them.
     """
     rule = CASES[case]
-    b = Builder(draw, rule.exact, rule.has_factor, rule.absorbs, tuple(off))
+    b = Builder(draw, rule.exact, not rule.reaches_zeros, rule.absorbs, tuple(off))
     shapes = [draw(_shapes()) for _ in range(draw(st.sampled_from([1, 1, 1, 2])))]
     for i, shape in enumerate(shapes):
         identities.source(b, Value(f"x{i}", shape, kind="data"))
@@ -94,9 +110,10 @@ def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
             if name is ANY or b.allows(name):
                 with suppress(Skip):
                     STEPS[b.choose(steps) if name is ANY else name](b)
-    with suppress(Skip):
-        if b.integer(0, 5) == 5:
-            identities.hooked(b)
+    for label, (step, often) in LAST.items():
+        with suppress(Skip):
+            if b.integer(1, often) == often and b.allows(label):
+                step(b)
     return b.finish(shapes, draw(st.integers(0, 2**16)))
 
 

@@ -82,18 +82,17 @@ def _activate(b: Builder, x: Value, line: str, meaning: str, overwrites: bool) -
 
 
 def number(b: Builder) -> None:
-    """A number that is added or multiplied; before any layer it changes the unit of the data."""
-    x = b.pick(lambda value: value.kind in ("data", "signal") or (b.exact and value.kind == "layer"))
+    """A number that is added or multiplied: part of the layer before it, or another unit of the data."""
+    x = b.pick(lambda value: value.kind != "gate")
     c = b.choose(NUMBERS)
-    context = "data" if x.is_data else ""
+    context = x.kind if x.kind in ("data", "layer") else ""
     if b.flag():
         spellings = {"*": "{x} * {c}", "r*": "{c} * {x}", "/": "{x} / (1 / ({c}))", "torch.mul": "torch.mul({x}, {c})"}
         if c == "-1":
             spellings |= {"-x": "-{x}", "neg": "torch.neg({x})"}
         if x.writable:
             spellings |= {"*=": "{x}.mul_({c})", "div_": "{x}.div_(1 / ({c}))"}
-        line, meaning = b.spell("times number", spellings, context), "passes"
-        expression = f"{x.name} * ({c})"
+        line, meaning = b.spell("times number", spellings, context), "factor"
     else:
         spellings = {
             "+": "{x} + ({c})",
@@ -106,14 +105,14 @@ def number(b: Builder) -> None:
         }
         if x.writable:
             spellings |= {"+=": "{x}.add_({c})", "sub_": "{x}.sub_(-({c}))"}
-        line, meaning = b.spell("plus number", spellings, context), "shift"
-        expression = f"torch.full_like({x.name}, {c})"
+        line, meaning = b.spell("plus number", spellings, context), "term"
     overwrites = "_(" in line and "full_" not in line
     if overwrites:
         b.overwrite(x)
     text = "{out} = " + line.format(x=x.name, c=c)
-    b.note(x.shape, text, (meaning, expression, x.name), kind=x.kind if x.is_data else "signal",
-           memory=x.memory if overwrites else None, sure=x.kind != "layer")  # fmt: skip
+    memory = x.memory if overwrites else None
+    as_tensor = f"torch.tensor({c}, dtype=torch.float64)"
+    b.note(x.shape, text, (meaning, as_tensor, x.name), kind=x.kind, memory=memory, sure=x.sure)
 
 
 def constant(b: Builder) -> None:
@@ -133,10 +132,9 @@ def constant(b: Builder) -> None:
     overwrites = "_(" in line
     if overwrites:
         b.overwrite(x)
-    meaning = ("shift", c, x.name) if plus else ("passes", f"{x.name} * {c}", x.name)
     text = "{out} = " + line.format(x=x.name, c=c)
-    b.note(x.shape, text, meaning, kind=x.kind if x.is_data else "signal", memory=x.memory if overwrites else None,
-           sure=x.kind != "layer")  # fmt: skip
+    b.note(x.shape, text, ("term" if plus else "factor", c, x.name), kind=x.kind,
+           memory=x.memory if overwrites else None, sure=x.kind != "layer")  # fmt: skip
 
 
 def fill(b: Builder) -> None:
@@ -187,7 +185,7 @@ def detached(b: Builder) -> None:
     overwrites = "_({c})" in line
     if overwrites:
         b.overwrite(x)
-    meaning = ("shift", c, x.name) if plus else ("passes", f"{x.name} * {c}", x.name)
+    meaning = ("term" if plus else "factor", c, x.name)
     lines = [*filter(None, [before]), "{out} = " + line.format(x=x.name, c=text)]
     b.note(x.shape, lines, meaning, memory=x.memory if overwrites else None, sure=x.kind != "layer")
 
@@ -197,19 +195,19 @@ def unseen(b: Builder) -> None:
     x = b.pick(lambda value: value.kind != "gate")
     spellings = {"autograd.Function": "Unseen.apply({x})", "vmap": "torch.vmap(lambda t: 3 * t)({x})"}
     line = b.spell("unseen", spellings).format(x=x.name)
-    b.note(x.shape, "{out} = " + line, ("unseen", x.name), sure=False)
+    b.note(x.shape, "{out} = " + line, ("unseen", f"3 * {x.name}", x.name), sure=False)
 
 
 def hidden_write(b: Builder) -> None:
     """A write that torch does not count, or not as one that carries relevance."""
     x = b.pick(lambda value: value.kind in ("layer", "signal") and value.writable)
     spellings = {
-        ".data": "{x}.data.sub_(1.5)",
-        ".detach()": "{x}.detach().sub_(1.5)",
-        "no_grad": "with torch.no_grad(): {x}.sub_(1.5)",
-        "numpy": "{x}.detach().numpy()[...] -= 1.5",
+        ".data": ("{x}.data.sub_(1.5)", "passes"),
+        ".detach()": ("{x}.detach().sub_(1.5)", "hidden"),
+        "no_grad": ("with torch.no_grad(): {x}.sub_(1.5)", "hidden"),
+        "numpy": ("{x}.detach().numpy()[...] -= 1.5", "passes"),
     }
-    line = b.spell("hidden write", spellings)
+    line, meaning = b.spell("hidden write", spellings)
     b.overwrite(x)
-    b.note(x.shape, [line.format(x=x.name), f"{{out}} = {x.name}"], ("passes", f"{x.name} - 1.5", x.name),
+    b.note(x.shape, [line.format(x=x.name), f"{{out}} = {x.name}"], (meaning, f"{x.name} - 1.5", x.name),
            memory=x.memory, sure=False)  # fmt: skip

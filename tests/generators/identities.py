@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .program import Builder, Value
+from .program import Builder, Skip, Step, Value
 
 IDENTITIES = {  # expression, and whether its memory is new
     "clone": ("{x}.clone()", True),
@@ -56,6 +56,34 @@ def hooked(b: Builder) -> None:
     }
     hook = b.spell("hook", hooks)
     b.setup.append(f"for m in self.children(): m.register_forward_hook({hook})")
+
+
+MASKED = ("layer", "affine", "fixed", "total", "gated", "half_each")  # what gives a tensor of its own
+
+
+def masked(b: Builder) -> None:
+    """A hook at the last value, which masks its relevance."""
+    x = b.values[-1]
+    if x.kind not in ("layer", "signal") or b.meaning_of(x)[0] not in MASKED:
+        raise Skip
+    mask = b.constant("mask", f"(torch.rand(1, {', '.join(map(str, x.shape))}) < 0.6).double()")
+    line = b.spell("masked", {"register_hook": "{x}.register_hook(lambda R: R * {mask})"})
+    b.overwritten = len(b.steps)
+    b.steps.append(Step(x.name, (line.format(x=x.name, mask=mask),), ("masked", mask, x.name)))
+
+
+def cut(b: Builder) -> None:
+    """What the program returns does not depend on its inputs any more."""
+    x = b.values[-1]
+    cuts = {
+        "detach": ("", "{x}.detach()"),
+        ".data": ("", "{x}.data"),
+        "no_grad": ("with torch.no_grad(): ", "{x} + 1"),
+        "step": ("", "({x} > 0).double()"),
+    }
+    where, line = b.spell("cut", cuts)
+    line = line.format(x=x.name)
+    b.note(x.shape, f"{where}{{out}} = {line}", ("cut", line))
 
 
 def source(b: Builder, x: Value) -> None:

@@ -105,6 +105,29 @@ def _affine_spellings(x: Value, norm: str, part: str, dims: int) -> dict[str, tu
     return spellings
 
 
+def norm(b: Builder) -> None:
+    """A norm by the mean and the deviation of each sample, or of groups in it."""
+    x = b.pick(lambda value: value.kind != "gate" and prod(value.shape) > 1)
+    channels, *sizes = x.shape
+    norms = {"LayerNorm": f"nn.LayerNorm({list(x.shape)})", "GroupNorm": f"nn.GroupNorm(1, {channels})"}
+    if x.shape[-1] > 1:
+        norms["LayerNorm last"] = f"nn.LayerNorm({x.shape[-1]})"
+    if channels % 2 == 0 and prod(x.shape) > 2:
+        norms["GroupNorm of 2"] = f"nn.GroupNorm(2, {channels})"
+    if sizes and prod(sizes) > 1:
+        norms["InstanceNorm"] = f"nn.InstanceNorm{len(sizes)}d({channels}, affine=True)"
+    made = b.spell("norm", norms)
+    name = b.module("norm", made)
+    m, h = f"self.{name}", x.name
+    spellings = {"module": f"{m}({h})"}
+    if "LayerNorm" in made:
+        spellings["F.layer_norm"] = f"F.layer_norm({h}, {m}.normalized_shape, {m}.weight, {m}.bias, {m}.eps)"
+    if "GroupNorm" in made:
+        spellings["F.group_norm"] = f"F.group_norm({h}, {m}.num_groups, {m}.weight, {m}.bias, {m}.eps)"
+    line = b.spell("norm by", spellings)
+    b.note(x.shape, "{out} = " + line, ("norm", name, x.name), kind="data" if x.is_data else "signal")
+
+
 def _new(b: Builder, x: Value) -> Module:
     kinds = {1: ["linear"], 2: ["conv1d", "linear", "conv_transpose1d"], 3: ["conv2d", "conv_transpose2d", "linear"]}
     kind = b.choose(kinds[len(x.shape)])

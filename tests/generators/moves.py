@@ -86,6 +86,8 @@ def joined(b: Builder) -> None:
         "+= into zeros": [zeros, f"{left} += {h}", f"{right} += {more}"],
         "index_copy": [f"{zeros}.index_copy(1, {at[0]})", f"{{out}}.index_copy_(1, {at[1]})"],
     }
+    if not b.has_factor:  # of a sum, a zero has no share
+        del spellings["+= into zeros"]
     lines = b.spell("join", spellings, "data" if x.is_data or y.is_data else "")
     _moved(b, [x, y], shape, lines, meaning, None)
 

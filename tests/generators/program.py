@@ -25,6 +25,7 @@ PREAMBLE = """
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 def folded(norm, dims, scale=True, shift=True):
     '''Scale and shift of a batch norm in eval mode, shaped to broadcast over (n, channels, ...).'''
@@ -162,6 +163,7 @@ class Builder:
     labels: set[str] = field(default_factory=set)
     modules: list[Any] = field(default_factory=list)
     memories: int = READ_ONLY
+    overwritten: int = -1
     names: int = 0
 
     def allows(self, label: str) -> bool:
@@ -225,6 +227,7 @@ class Builder:
     def overwrite(self, value: Value) -> None:
         """The memory of a value is written into: no other value that lives there can be used any more."""
         assert value.writable
+        self.overwritten = len(self.steps)
         self.values = [other for other in self.values if other.memory != value.memory]
 
     def note(

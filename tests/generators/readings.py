@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Case:
         conv, linear, first: the formula of each kind of layer; ``first`` that of layers that the data meets.
         absorbs: whether a constant term takes its share, or none.
         has_factor: whether an input that is zero gets no relevance; without it, pools share by their weights alone.
+        exact: whether the rule is epsilon -> 0.
+        bias: the policy for biases; by default as ``absorbs`` says.
     """
 
     rule: lrp.Rule
@@ -43,6 +46,15 @@ class Case:
     absorbs: bool = True
     has_factor: bool = True
     exact: bool = False
+    bias: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bias", self.bias or ("absorb" if self.absorbs else "ignore"))
+
+    @property
+    def reaches_zeros(self) -> bool:
+        """Whether an input that is zero may get relevance."""
+        return not self.has_factor or self.bias == "distribute"
 
     def layer(self, module: nn.Module, x: Tensor, R: Tensor, is_first: bool) -> Tensor:
         formula = self.linear if isinstance(module, nn.Linear) else self.conv
@@ -98,6 +110,10 @@ CASES: dict[str, Case] = {
     "ignore": _uniform(
         Epsilon(0.0, bias="ignore"), formula(reference.epsilon, epsilon=0.0, bias="ignore"), absorbs=False
     ),
+    "distribute": _uniform(
+        Epsilon(0.0, bias="distribute"), formula(reference.epsilon, epsilon=0.0, bias="distribute"), absorbs=False,
+        bias="distribute",
+    ),
     "wsquare": _uniform(WSquare(epsilon=0.0), formula(reference.wsquare, epsilon=0.0), has_factor=False),
     "flat": _uniform(Flat(epsilon=0.0), _FLAT, has_factor=False),
     "epsilon_plus": Case(lrp.composites.EpsilonPlus(0.0, 0.0), _ZPLUS, _EPSILON0),
@@ -121,6 +137,8 @@ class Reading:
         self.values["n"] = len(inputs[0])  # type: ignore[assignment]
         self.data = {f"x{i}" for i in range(len(inputs))}
         self.met_unseen = False
+        self.may_refuse = False
+        self.is_cut = False
         for step in program.steps:
             kind, *arguments = step.meaning
             self.step = step.name
@@ -157,6 +175,17 @@ class Reading:
     def moves(self, expression: str, *names: str) -> Tensor:
         self.stays_data(*names)
         return self.live(expression)
+
+    def cut(self, expression: str) -> Tensor:
+        self.is_cut = True
+        result: Tensor = self.eval(expression)
+        return result.detach()
+
+    def masked(self, mask: str, x: str) -> Tensor:
+        m, t = self.eval(mask), self.values[x]
+        if t.requires_grad:
+            t.register_hook(lambda R: R * m)
+        return t
 
     def weighs(self, expression: str) -> Tensor:
         result: Tensor = self.eval(expression)
@@ -197,19 +226,30 @@ class GradientTimesInput(Reading):
             return self._handed_on(t, t * scale + shift)
         return t * scale + shift
 
+    def norm(self, module: str, x: str) -> Tensor:
+        self.stays_data(x)
+        norm = Norm.of(getattr(self.model, module), self.values[x].detach())
+        return norm(self.values[x]) + norm.bias
+
     def passes(self, expression: str, x: str) -> Tensor:
         self.stays_data(x)
         z = self.eval(expression).detach()
         return self._handed_on(self.values[x], z)
 
-    def shift(self, expression: str, x: str) -> Tensor:
+    def term(self, expression: str, x: str) -> Tensor:
         t, c = self.values[x], self.eval(expression).detach()
-        is_unit = x in self.data and "full_like" in expression
+        is_unit = x in self.data and varies_along_one_dimension(c)
         self.stays_data(x)
         return self._handed_on(t, t + c) if is_unit else t + c
 
+    def factor(self, expression: str, x: str) -> Tensor:
+        self.stays_data(x)
+        return self.values[x] * self.eval(expression).detach()
+
     def fixed(self, expression: str, x: str) -> Tensor:
         return self.live(expression)
+
+    adds = fixed
 
     def total(self, terms: Sequence[tuple[str, float]]) -> Tensor:
         self.stays_data(*(name for name, _ in terms))
@@ -246,7 +286,8 @@ class Relevance(Reading):
 
     def __init__(self, program: Program, model: nn.Module, inputs: Sequence[Tensor], case: Case) -> None:
         self.case = case
-        self.layers: dict[str, tuple[nn.Module, str]] = {}  # the layer that gave a value, and what it was given
+        # the layer that gave a value, what it was given, and the masks of what was merged, each of which comes to have
+        self.layers: dict[str, tuple[nn.Module, str, list[list[Tensor]]]] = {}
         super().__init__(program, model, inputs)
 
     def relevance(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
@@ -270,29 +311,50 @@ class Relevance(Reading):
     def layer(self, module: str, x: str) -> Tensor:
         return self._layer(getattr(self.model, module), x)
 
-    def _layer(self, m: nn.Module, x: str) -> Tensor:
-        self.layers[self.step] = m, x
+    def _layer(self, m: nn.Module, x: str, masks: Sequence[list[Tensor]] = ()) -> Tensor:
+        self.layers[self.step] = m, x, [*masks, []]
         t, first = self.value(x), x in self.data
-        return self.node(m(t), [x], lambda R: [self.case.layer(m, t, R, first)])
+
+        def backward(R: Tensor) -> list[Tensor]:
+            return [self.case.layer(m, t, prod((mask for several in masks for mask in several), start=R), first)]
+
+        return self.node(m(t), [x], backward)
+
+    def masked(self, mask: str, x: str) -> Tensor:
+        if x in self.layers:
+            self.layers[x][2][-1].append(self.eval(mask))
+        return super().masked(mask, x)
+
+    def norm(self, module: str, x: str) -> Tensor:
+        self.stays_data(x)
+        t, m = self.value(x), getattr(self.model, module)
+
+        def backward(R: Tensor) -> list[Tensor]:
+            samples = zip(t.split(1), R.split(1), strict=True)
+            return [torch.cat([Norm.of(m, x).relevance(x, R, self.case.bias) for x, R in samples])]
+
+        return self.node(m(t), [x], backward)
 
     def affine(self, norm: str, x: str, part: str) -> Tensor:
         t = self.value(x)
         scale, shift = self.folded(norm, part, t.dim())
-        made = self._made_by_a_layer(x)
-        if made is not None and not (isinstance(made[0], nn.Linear) and t.dim() > 2):
-            return self._layer(merged(made[0], scale, shift), made[1])
-        scale, shift = (v.reshape(-1, *[1] * (t.dim() - 2)) for v in (scale, shift))
+        scale, shift = (v.reshape(1, -1, *[1] * (t.dim() - 2)) for v in (scale, shift))
+        scales, shifts = (self._of_channels(v, x) for v in (scale, shift))
+        if scales is not None and shifts is not None:
+            return self._merge(x, scales, shifts)
         z = t * scale + shift
         if x in self.data:
             self.stays_data(x)
             return self.node(z, [x], lambda R: [R])
         if part == "scale" or (part == "shift" and not self.case.absorbs):
             return self.node(z, [x], lambda R: [R])
-        total = z if self.case.absorbs else t * scale
-        return self.node(z, [x], lambda R: [self.share(t * scale, total, R)])
+        contribution = z if self.case.bias == "distribute" else t * scale
+        total = z if self.case.absorbs else contribution
+        return self.node(z, [x], lambda R: [self.share(contribution, total, R)])
 
-    def _made_by_a_layer(self, x: str) -> tuple[nn.Module, str] | None:
-        return self.layers.get(x)
+    def _merge(self, x: str, scale: Tensor, shift: Tensor) -> Tensor:
+        layer, of_layer, masks = self.layers[x]
+        return self._layer(merged(layer, scale, shift), of_layer, masks)
 
     def same(self, name: str) -> Tensor:
         if name in self.layers:
@@ -303,19 +365,45 @@ class Relevance(Reading):
         self.stays_data(x)
         return self.node(self.eval(expression), [x], lambda R: [R])
 
-    def shift(self, expression: str, x: str) -> Tensor:
-        t = self.value(x)
-        z = t + self.eval(expression).detach()
-        unchanged = not self.case.absorbs or (x in self.data and "full_like" in expression)
+    def term(self, expression: str, x: str) -> Tensor:
+        t, c = self.value(x), self.eval(expression).detach()
+        of_channels = self._of_channels(c, x)
+        if of_channels is not None:
+            return self._merge(x, torch.ones_like(of_channels), of_channels)
+        z, unchanged = t + c, not self.case.absorbs or (x in self.data and varies_along_one_dimension(c))
         self.stays_data(x)
         return self.node(z, [x], lambda R: [R if unchanged else self.share(t, z, R)])
 
+    def factor(self, expression: str, x: str) -> Tensor:
+        c = self.eval(expression).detach()
+        of_channels = self._of_channels(c, x)
+        if of_channels is not None:
+            return self._merge(x, of_channels, torch.zeros_like(of_channels))
+        self.stays_data(x)
+        return self.node(self.value(x) * c, [x], lambda R: [R])
+
+    def _of_channels(self, c: Tensor, x: str) -> Tensor | None:
+        """A constant as one number for each channel of the layer whose output ``x`` is, if it is that."""
+        if x not in self.layers:
+            return None
+        t, channel = self.value(x), -1 if isinstance(self.layers[x][0], nn.Linear) else 1
+        n = t.shape[channel]
+        if c.numel() == 1:
+            return c.double().reshape(1).expand(n)
+        return c.double().flatten() if c.numel() == n == c.shape[channel] else None
+
     def fixed(self, expression: str, x: str) -> Tensor:
+        return self._linear(expression, x, self.case.has_factor)
+
+    def adds(self, expression: str, x: str) -> Tensor:
+        return self._linear(expression, x, True)
+
+    def _linear(self, expression: str, x: str, has_factor: bool) -> Tensor:
         t = self.value(x)
 
         def backward(R: Tensor) -> list[Tensor]:
             with torch.enable_grad():
-                leaf = (t if self.case.has_factor else torch.ones_like(t)).clone().requires_grad_()
+                leaf = (t if has_factor else torch.ones_like(t)).clone().requires_grad_()
                 z = self.eval(expression, **{x: leaf})
                 return [leaf.detach() * torch.autograd.grad(z, leaf, reference.divide(R, z.detach()))[0]]
 
@@ -340,12 +428,17 @@ class Relevance(Reading):
     def half_each(self, x: str, y: str) -> Tensor:
         return self.node(self.value(x) * self.value(y), [x, y], lambda R: [R / 2, R / 2])
 
-    def unseen(self, x: str) -> Tensor:
+    def hidden(self, expression: str, x: str) -> Tensor:
+        """A write that is named, even where what goes on was made of the tensor before."""
+        self.may_refuse = True
+        return self.unseen(expression, x)
+
+    def unseen(self, expression: str, x: str) -> Tensor:
         def backward(R: Tensor) -> list[Tensor]:
             self.met_unseen = True
             return [R]
 
-        return self.node(3 * self.value(x), [x], backward)
+        return self.node(self.eval(expression), [x], backward)
 
     def softmax(self, x: str) -> Tensor:
         t = self.value(x)
@@ -364,6 +457,50 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.backward_of(R)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm whose deviation is a constant, without its bias: ``diag(w) (I - 1/n)`` in each group."""
+
+    grouped: tuple[int, ...]
+    deviation: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, m: nn.Module, x: Tensor) -> Norm:
+        """The norm at ``x``."""
+        if isinstance(m, nn.LayerNorm):
+            groups, like = x[0].numel() // m.weight.numel(), m.weight.shape
+        else:
+            groups = m.num_groups if isinstance(m, nn.GroupNorm) else x.shape[1]
+            like = (-1, *[1] * (x.dim() - 2))
+        grouped = (groups, x[0].numel() // groups)
+        variance = x.reshape(len(x), *grouped).var(-1, unbiased=False, keepdim=True)
+        return cls(grouped, (variance + m.eps).sqrt(), *(t.detach().reshape(like) for t in (m.weight, m.bias)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        groups = x.reshape(len(x), *self.grouped)
+        centred = (groups - groups.mean(-1, keepdim=True)) / self.deviation
+        return centred.reshape(x.shape) * self.weight
+
+    def relevance(self, x: Tensor, R: Tensor, bias: str) -> Tensor:
+        """In proportion to the contributions in one sample."""
+        shape = x.shape[1:]
+        W = reference.dense(self, shape)
+        mask = reference.dense(lambda e: self._spread(e), shape)
+        b = self.bias.expand(shape).flatten()
+        found = reference.epsilon(W, b, x.flatten(), R.flatten(), epsilon=0.0, bias=bias, mask=mask)
+        return found.reshape(x.shape)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        groups = x.reshape(len(x), *self.grouped)
+        return groups.sum(-1, keepdim=True).expand(groups.shape).reshape(x.shape)
+
+
+def varies_along_one_dimension(c: Tensor) -> bool:
+    return c.numel() == max(c.shape, default=1)
 
 
 def merged(layer: nn.Module, scale: Tensor, shift: Tensor) -> nn.Module:

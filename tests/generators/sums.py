@@ -14,8 +14,10 @@ def total(b: Builder) -> None:
     signs = [1.0, *(b.choose([1.0, -1.0, 2.0, 0.5]) if b.flag() else 1.0 for _ in terms[1:])]
     is_plain = set(signs) == {1.0}
     fresh = _plain(names, first) if is_plain else _weighted(names, signs)
+    if not is_plain and not b.exact and any(t.kind == "layer" for t in terms):  # a factor is a part of the layer
+        fresh = {name: fresh[name] for name in ("alpha", "sub")}
     if not b.has_factor:  # one function of all the terms is a pool there, which has a rule of its own
-        fresh = {name: fresh[name] for name in fresh.keys() & {"+", "torch.add", "* +", "alpha", "sub", "-"}}
+        fresh = {name: line for name, line in fresh.items() if name in ("+", "torch.add", "* +", "alpha", "sub", "-")}
     writable = first.writable and all(t.memory != first.memory for t in terms[1:])
     in_place = _in_place(names, signs) if writable else {}
     lines = b.spell("sum" if is_plain else "weighted sum", fresh | in_place, "data" if first.is_data else "")
@@ -103,9 +105,9 @@ POOLS = {
     "mean keepdim": (3, "torch.mean({x}, (2, 3), keepdim=True)", lambda s: (s[0], 1, 1)),
     "sum": (2, "{x}.sum(-1)", lambda s: s[:-1]),
     "mean channels": (2, "{x}.mean(1, keepdim=True)", lambda s: (1, *s[1:])),
-    "cumsum": (1, "{x}.cumsum(-1)", lambda s: s),
     "interpolate": (3, "F.interpolate({x}, scale_factor=2, mode='bilinear')", lambda s: (s[0], 2 * s[1], 2 * s[2])),
 }  # fmt: skip
+SUMS = {"cumsum": (1, "{x}.cumsum(-1)", lambda s: s)}  # in proportion to the terms, whatever the rule
 WINNERS = {
     "max_pool1d": (2, "F.max_pool1d({x}, 2)", lambda s: (s[0], s[1] // 2)),
     "max_pool2d": (3, "F.max_pool2d({x}, 2, 1)", lambda s: (s[0], s[1] - 1, s[2] - 1)),
@@ -118,7 +120,10 @@ WINNERS = {
 
 def average(b: Builder) -> None:
     """A linear function whose weights are its own: in proportion to the values."""
-    _pool(b, "pool", POOLS, "fixed")
+    if b.integer(0, len(POOLS)) == len(POOLS):
+        _pool(b, "sums", SUMS, "adds")
+    else:
+        _pool(b, "pool", POOLS, "fixed")
 
 
 def winner(b: Builder) -> None:
@@ -130,6 +135,8 @@ def _pool(b: Builder, kind: str, pools: dict, meaning: str) -> None:
     x = b.pick(lambda value: value.kind in ("layer", "signal") and min(value.shape) > 1)
     dims = len(x.shape)
     fitting = {name: pool for name, pool in pools.items() if pool[0] == dims or (pool[0] < dims and "1d" not in name)}
+    if not b.has_factor:  # rules that ask for the signs of the weights refuse it by name
+        fitting.pop("negative divisor", None)
     _, line, shape = b.spell(kind, fitting)
     line = line.format(x=x.name)
     b.note(shape(x.shape), "{out} = " + line, (meaning, line, x.name), sure=x.kind != "layer")

@@ -98,6 +98,11 @@ class Keeper:
             kept.hold(copies[key])
         return copies.get(layout(target))
 
+    def hold(self, kept: Kept, tensor: Tensor) -> None:
+        """Let ``kept`` keep this tensor from now on, wherever it lies."""
+        kept.hold(tensor)
+        self._note(kept)
+
     def keep(self, tensor: Tensor, made: Made | None = None) -> Kept:
         """Keep a tensor as it is now."""
         if self._lent and place_of(tensor) in self._lent:

@@ -46,11 +46,14 @@ def affine(
     """
     if call.target is not None and call.target is not x:  # the constant is overwritten, and has memory of its own
         return NotImplemented
-    if call.facts_of(x).layer is not None and _broadcasts(scale, x) and _broadcasts(shift, x):
+    of_samples = [c for c in (scale, shift) if _is_of_samples(streams, c, x)]
+    if call.facts_of(x).layer is not None and not of_samples and _broadcasts(scale, x) and _broadcasts(shift, x):
         by = None if _is_number(scale, 1) else of_scale(_constant(streams, scale, x))
         merged = merge(streams, call, x, by, None if _is_number(shift, 0) else of_shift(_constant(streams, shift, x)))
         if merged is not NotImplemented:
             return merged
+    if any(c.numel() > len(c) for c in of_samples):
+        return NotImplemented
     if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
         return change_of_unit(streams, call, x, rule, **facts)
     return NotImplemented
@@ -103,6 +106,11 @@ def _is_unit(c: Any, x: Tensor) -> bool:
     if isinstance(c, Real):
         return True
     return _broadcasts(c, x) and max((c := _unexpanded(c)).shape, default=1) == c.numel()
+
+
+def _is_of_samples(streams: Streams, c: Any, x: Tensor) -> bool:
+    """Whether a constant was made for the samples at hand, of which there may be but one, and not for all alike."""
+    return isinstance(c, Tensor) and c.dim() == x.dim() > 0 and streams.known.is_any_varying(c)
 
 
 def _unexpanded(c: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def maximum_over(streams: Streams, call: LiveCall) -> Any:
 
 def winner_takes_all(streams: Streams, call: LiveCall) -> Any:
     """The gradient of a maximum goes to the winner, and so does its relevance."""
-    values = [t for t in tensors_in((call.args, call.kwargs)) if t.is_floating_point()]
+    values = tensors_in((call.args, call.kwargs))  # indices among them are for safety's sake taken for values
     return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
 
 

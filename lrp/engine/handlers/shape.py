@@ -11,12 +11,12 @@ from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 _MOVES = """
-    as_strided broadcast_to channel_shuffle column_stack diag diag_embed diagflat dstack expand expand_as flip
-    fliplr flipud gather hstack index index_select masked_select max_unpool1d max_unpool2d max_unpool3d
-    native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    repeat_interleave replication_pad1d replication_pad2d replication_pad3d roll rot90 stack take take_along_dim
-    tile tril triu unfold upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d vstack
+    broadcast_to cat channel_shuffle column_stack concat concatenate diag diag_embed diagflat dstack
+    expand expand_as flip fliplr flipud gather hstack index index_select masked_select max_unpool1d max_unpool2d
+    max_unpool3d native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d
+    reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d roll rot90
+    stack take take_along_dim tile tril triu unfold upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d vstack
 """.split()
 
 # Of these, each output has some values of the input, each of them once.
@@ -37,15 +37,21 @@ _COPIES = (
 
 # These can put other values than those of their first argument among the output's.
 _FILLS = """
-    block_diag broadcast_tensors cartesian_prod combinations __setitem__ diagonal_scatter fill index_copy
+    as_strided block_diag broadcast_tensors cartesian_prod combinations __setitem__ diagonal_scatter fill index_copy
     index_fill masked_fill masked_scatter meshgrid select_scatter slice_scatter zero
 """.split()
 
 
+_FIRST = "input", "tensors", "tensor", "self"
+
+
 def moves(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of the first argument, a tensor or several."""
-    values = tensors_in(call.args[0] if call.args else next(iter(call.kwargs.values())))
-    return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
+    first = call.args[0] if call.args else next((call.kwargs[name] for name in _FIRST if name in call.kwargs), None)
+    is_alone = isinstance(first, (tuple, list)) and len(first) == 1
+    values = [*tensors_in(first)]
+    nonnegative = bool(values) and all(map(streams.known.is_nonnegative, values))
+    return streams.follow(call, is_identity=is_alone, nonnegative=nonnegative)
 
 
 def rearranges(streams: Streams, call: LiveCall) -> Any:
@@ -65,18 +71,9 @@ def indexed(streams: Streams, call: LiveCall) -> Any:
     return streams.follow(call, is_part=is_part, nonnegative=call.facts_of(call.args[0]).nonnegative)
 
 
-def joined(streams: Streams, call: LiveCall) -> Any:
-    """``torch.cat``: of one tensor, that itself."""
-    values = [*tensors_in((call.args[:1], call.kwargs.get("tensors")))]
-    nonnegative = all(map(streams.known.is_nonnegative, values))
-    return streams.follow(call, is_identity=len(values) == 1, nonnegative=nonnegative)
-
-
 def copies(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, each in its place."""
-    values = tensors_in(call.args[:1])
-    nonnegative = all(map(streams.known.is_nonnegative, values))
-    return streams.follow(call, is_identity=True, nonnegative=nonnegative)
+    return streams.follow(call, is_identity=True, nonnegative=call.facts[0].nonnegative)
 
 
 def overwrites(streams: Streams, call: LiveCall) -> Any:
@@ -114,8 +111,9 @@ def chooses_from(streams: Streams, call: LiveCall) -> Any:
     return _choose(streams, call, *_branches_of_method(*call.args, **call.kwargs))
 
 
-def _choose(streams: Streams, call: LiveCall, *values: Any) -> Any:
-    return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
+def _choose(streams: Streams, call: LiveCall, a: Any, b: Any) -> Any:
+    nonnegative = all(map(streams.known.is_nonnegative, (a, b)))
+    return streams.follow(call, is_identity=a is b, nonnegative=nonnegative)
 
 
 def _branches(condition: Any, input: Any, other: Any) -> tuple[Any, Any]:
@@ -136,7 +134,6 @@ TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named(*_MOVES), moves),
     **dict.fromkeys(named(*_PARTS), parts),
     **dict.fromkeys(named("__getitem__"), indexed),
-    **dict.fromkeys(named("cat", "concat", "concatenate"), joined),
     **dict.fromkeys(named(*_REARRANGED), rearranges),
     **dict.fromkeys(named(*_COPIES), copies),
     **dict.fromkeys(named(*_FILLS), fills),
