@@ -231,8 +231,9 @@ def _check_ambiguity(selector: Selector, places: Sequence[Place], last: Set[str 
     is_last = selector == "last"
     meant = {str(place) for place in places if (str(place) in last if is_last else _selects(selector, place))}
     if named and named != meant:
+        others = ", ".join(sorted(meant)) or "nothing here"
         raise ValueError(
-            f"the selector {selector!r} is ambiguous: it is the name of a layer, and means {', '.join(sorted(meant))}; "
+            f"the selector {selector!r} is ambiguous: it is the name of a layer, and means {others}; "
             f"for the layer, write lambda layer: layer.name == {selector!r}; for what it means, "
             f"lrp.composites.Keyword({selector!r})"
         )

@@ -147,6 +147,15 @@ def _refuse_gradients(name: str) -> None:
     )
 
 
+def _refuse_transforms() -> None:
+    """Raise within ``torch.func.grad`` and its kin: relevance comes by ``backward()``."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if any(level.key() in _DIFFERENTIATING for level in levels):
+        raise NotImplementedError(
+            "explain=True within a derivative by torch.func: call backward() on the output, or torch.autograd.grad()"
+        )
+
+
 def _check_target(call: LiveCall, streams: Streams) -> None:
     """Raise for a write to what relevance would reach parameters by."""
     target = call.target
@@ -222,6 +231,7 @@ def _run(
     differentiable: bool = False,
     strict: bool = False,
 ) -> Any:
+    _refuse_transforms()
     given = [*tensors_within((args, kwargs))]
     inputs = [t for t in (given if inputs is None else tensors_within(inputs)) if t.requires_grad]
     check_inputs(inputs, forward, args, kwargs)

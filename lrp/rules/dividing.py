@@ -149,7 +149,7 @@ class AlphaBeta(Proportional):
         super().__post_init__()
         check_number(self, "alpha", at_least=1)
         check_number(self, "beta", at_least=0)
-        if not math.isclose(self.alpha - self.beta, 1, abs_tol=1e-9 * self.alpha):
+        if not math.isclose(self.alpha - self.beta, 1, abs_tol=min(1e-9 * self.alpha, 1e-3)):
             raise ValueError(
                 f"alpha={self.alpha}, beta={self.beta}: alpha - beta must be 1, so beta={self.alpha - 1:g} here"
             )
@@ -320,7 +320,7 @@ def _check_bound(rule: ZBox, name: str) -> None:
 
 
 def _bound(value: float | Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _fit(name: str, value: float | Tensor, x: Tensor) -> Tensor:

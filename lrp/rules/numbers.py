@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from functools import cache
 from numbers import Integral, Real
 from typing import Any
@@ -24,7 +25,7 @@ def check_number(rule: Any, name: str, at_least: float | None = None) -> None:
     value = number(getattr(rule, name))
     if value is None:
         raise TypeError(f"{name}={getattr(rule, name)!r}: must be a number")
-    if not math.isfinite(value) or (at_least is not None and value < at_least):
+    if abs(value) > sys.float_info.max or not math.isfinite(value) or (at_least is not None and value < at_least):
         least = "" if at_least is None else f" and at least {at_least}"
         raise ValueError(f"{name}={value!r}: must be finite{least}")
     object.__setattr__(rule, name, value)  # the rule is frozen, but not made yet
@@ -39,7 +40,7 @@ def range_error(name: str, value: float, dtype: torch.dtype) -> str | None:
         largest = math.sqrt(largest)
     if math.isfinite(value) and abs(value) > largest:
         return f"is beyond {dtype}, where it may be {largest:.1e} at most; take a smaller one, or a wider dtype"
-    if name == "epsilon" and value > 0 and torch.tensor(value, dtype=dtype).item() == 0:
+    if name == "epsilon" and value > 0 and torch.tensor(value, dtype=dtype, device="cpu").item() == 0:
         smallest = info.smallest_normal * info.eps
         return f"is 0 in {dtype}, whose smallest number is {smallest:.1e}; take a larger one, or float32"
     return None

@@ -142,7 +142,7 @@ def test_bounds_are_exact_in_float64() -> None:
     assert torch.equal(*maps)
 
 
-TOO_LARGE = [Epsilon(1e39), ZPlus(epsilon=1e300), Gamma(1e20), AlphaBeta(1e39, 1e39 - 1), ZBox(-1e39, 0.0)]
+TOO_LARGE = [Epsilon(1e39), ZPlus(epsilon=1e300), Gamma(1e20), AlphaBeta(2, 1, epsilon=1e39), ZBox(-1e39, 0.0)]
 
 
 @pytest.mark.parametrize("wrap", [lambda r: r, lambda r: Composite({"last": r}), lambda r: Composite({"first": r})])

@@ -3,6 +3,7 @@
 import networks
 import pytest
 import torch
+import torchvision
 from networks import error
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -268,3 +269,20 @@ def parts_accumulated(x: Tensor) -> Tensor:
 def test_writes_to_parts_are_refused_by_name(network: object) -> None:
     with pytest.raises(RuntimeError, match="differentiable=True: a tensor was modified in place through another view"):
         lrp.convert(network)(torch.randn(2, 3).double().requires_grad_(), explain=True, differentiable=True)
+
+
+def test_what_has_no_second_derivative_is_refused_by_name() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
+    model = lrp.convert(lambda x: torchvision.ops.roi_align(x, boxes, 2))
+    with pytest.raises(NotImplementedError, match="roi_align has no second derivative"):
+        model(torch.rand(1, 2, 6, 6, requires_grad=True), explain=True, differentiable=True)
+
+
+@pytest.mark.parametrize("transform", [
+    torch.func.grad, torch.func.jacrev, torch.func.hessian, lambda f: torch.vmap(torch.func.grad(f)),
+    lambda f: lambda x: torch.func.jvp(f, (x,), (x,)),
+], ids=["grad", "jacrev", "hessian", "vmap of grad", "jvp"])  # fmt: skip
+def test_transforms_that_differentiate_are_refused_by_name(transform: object) -> None:
+    layer = lrp.Linear(3, 1)
+    with pytest.raises(NotImplementedError, match=r"within a derivative by torch\.func"):
+        transform(lambda x: layer(x, explain=True).sum())(torch.rand(2, 3))

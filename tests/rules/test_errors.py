@@ -14,6 +14,8 @@ from lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, PatternAttribution, Patte
 VALUES = [
     (lambda: AlphaBeta(2, 2), ValueError, r"alpha=2, beta=2: alpha - beta must be 1, so beta=1"),
     (lambda: AlphaBeta(0.5, -0.5), ValueError, r"alpha=0.5: must be finite and at least 1"),
+    (lambda: AlphaBeta(1e30, 1e30), ValueError, r"alpha - beta must be 1"),
+    (lambda: Epsilon(10**400), ValueError, r"must be finite"),
     (lambda: AlphaBeta("2", 1), TypeError, r"alpha='2': must be a number"),
     (lambda: Epsilon(-0.1), ValueError, r"epsilon=-0.1: must be finite and at least 0"),
     (lambda: Epsilon(float("nan")), ValueError, r"epsilon=nan: must be finite"),

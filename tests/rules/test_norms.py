@@ -241,3 +241,30 @@ def test_an_empty_batch(norm: nn.Module) -> None:
     x = torch.zeros(0, 4, 3, requires_grad=True)
     lrp.convert(norm)(x, explain=True, rule=lrp.Composite({"norm": "zplus"})).sum().backward()
     assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 200.0, 3000.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [
+    lambda: nn.LayerNorm(8), lambda: nn.GroupNorm(2, 8), lambda: nn.RMSNorm(8, eps=1e-6), lambda: nn.InstanceNorm1d(8),
+], ids=["layer", "group", "rms", "instance"])  # fmt: skip
+def test_norms_of_what_half_precision_holds(make: Callable[[], nn.Module], dtype: torch.dtype, size: float) -> None:
+    """Its square is beyond float16, which the output never sees."""
+    x = (torch.randn(4, 8) * size).to(dtype)
+    x = x[..., None] * torch.tensor([1.0, -2.0, 0.5], dtype=dtype) if isinstance(make(), nn.InstanceNorm1d) else x
+    half, double = (_map(make().to(t), x.to(t)).double() for t in (dtype, torch.float64))
+    assert (half - double).abs().max() < 0.03 * double.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_an_rms_norm_without_epsilon_has_that_of_torch(dtype: torch.dtype) -> None:
+    x = torch.full((1, 4), 1e-2, dtype=dtype)
+    value = nn.RMSNorm(4, dtype=dtype)(x)
+    assert torch.allclose(_map(nn.RMSNorm(4, dtype=dtype), x), value, rtol=0.02)
+
+
+def _map(norm: nn.Module, x: Tensor) -> Tensor:
+    """Of relevance that is the output's value."""
+    x = x.clone().requires_grad_()
+    y = lrp.convert(norm)(x, explain=True, rule=rules.Epsilon(1e-6), strict=True)
+    return torch.autograd.grad(y, x, y.detach())[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -145,6 +144,13 @@ def of_input(streams: Streams, call: LiveCall, mixes: bool = False, kind: type[F
     return add_up(streams, call, [_input(*call.args, **call.kwargs)], mixes=mixes, kind=kind)
 
 
+def roi_align(streams: Streams, call: LiveCall) -> Any:
+    """``torchvision.ops.roi_align``, of constant boxes."""
+    if streams.differentiable:
+        raise NotImplementedError("differentiable=True: roi_align has no second derivative")
+    return of_input(streams, call, kind=Opaque)
+
+
 def indexed_add(streams: Streams, call: LiveCall) -> Any:
     """``torch.index_add`` and ``torch.scatter_add``."""
     target, source, alpha = _added(*call.args, **call.kwargs)
@@ -280,5 +286,5 @@ TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named("norm", "vector_norm", "matrix_norm"), root),
     **dict.fromkeys(named("var", "std"), variance),
     **dict.fromkeys(named("var_mean", "std_mean"), variance_and_mean),
-    "torchvision::roi_align": partial(of_input, kind=Opaque),
+    "torchvision::roi_align": roi_align,
 }

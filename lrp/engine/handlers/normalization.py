@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,8 +95,8 @@ def rms_norm(streams: Streams, call: LiveCall) -> Any:
     x, shape, weight, eps = rms_norm_arguments(*call.args, **call.kwargs)
     if not _is_input_alone(call, x):
         return NotImplemented
-    squares = streams.value(x).square().mean(tuple(range(-len(shape), 0)), keepdim=True)
-    scale = torch.rsqrt(squares + (torch.finfo(x.dtype).eps if eps is None else eps))
+    squares = _widened(streams.value(x)).square().mean(tuple(range(-len(shape), 0)), keepdim=True)
+    scale = torch.rsqrt(squares + (_epsilon_of_rms(x.dtype) if eps is None else eps))
     w = scale if weight is None else scale * streams.value(weight)
     return _relay(streams, call, x, Elementwise(input_shape=tuple(x.shape)), (w, None), (weight,))
 
@@ -105,7 +106,7 @@ def _centred(
     parameter_shape: tuple[int, ...], eps: float,
 ) -> Any:  # fmt: skip
     """A norm of each group by its mean and deviation, followed by a weight and a bias."""
-    groups = streams.value(x).reshape(grouped)
+    groups = _widened(streams.value(x)).reshape(grouped)
     variance = (groups - groups.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)  # var() takes ten times as long
     scale = torch.rsqrt(variance + eps)
     scale = scale.expand(groups.shape).reshape(x.shape)
@@ -123,6 +124,20 @@ def _relay(
         return streams.gradient(call)
     z = streams.evaluate(call)
     return streams.relay_layer(call, f, rule, name, (streams.value(x), *values), x, z, has_parameters=True)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """As torch computes norms: the square of what float16 and bfloat16 can hold is beyond them, or imprecise."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+@cache
+def _epsilon_of_rms(dtype: torch.dtype) -> float:
+    """The epsilon that ``rms_norm`` takes where none is given: torch's versions differ, so it is asked."""
+    x = torch.full((1,), 1e-3, dtype=dtype, device="cpu")
+    z = float(F.rms_norm(x, (1,)))
+    candidates = torch.finfo(dtype).eps, torch.finfo(torch.float32).eps
+    return min(candidates, key=lambda eps: abs(float(x) / math.sqrt(float(x) ** 2 + eps) - z))
 
 
 def _reordered(
