@@ -278,6 +278,7 @@ def test_what_has_no_second_derivative_is_refused_by_name() -> None:
         model(torch.rand(1, 2, 6, 6, requires_grad=True), explain=True, differentiable=True)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @pytest.mark.parametrize("transform", [
     torch.func.grad, torch.func.jacrev, torch.func.hessian, lambda f: torch.vmap(torch.func.grad(f)),
     lambda f: lambda x: torch.func.jvp(f, (x,), (x,)),

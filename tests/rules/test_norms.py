@@ -258,13 +258,12 @@ def test_norms_of_what_half_precision_holds(make: Callable[[], nn.Module], dtype
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_an_rms_norm_without_epsilon_has_that_of_torch(dtype: torch.dtype) -> None:
-    x = torch.full((1, 4), 1e-2, dtype=dtype)
-    value = nn.RMSNorm(4, dtype=dtype)(x)
-    assert torch.allclose(_map(nn.RMSNorm(4, dtype=dtype), x), value, rtol=0.02)
+    x = torch.full((1, 3), 1e-2, dtype=dtype)
+    assert torch.allclose(_map(nn.RMSNorm(3, dtype=dtype), x), torch.ones_like(x), rtol=0.02)
 
 
 def _map(norm: nn.Module, x: Tensor) -> Tensor:
-    """Of relevance that is the output's value."""
+    """Of the first three features."""
     x = x.clone().requires_grad_()
     y = lrp.convert(norm)(x, explain=True, rule=rules.Epsilon(1e-6), strict=True)
-    return torch.autograd.grad(y, x, y.detach())[0]
+    return torch.autograd.grad(y.flatten(1)[:, :3].sum(), x)[0]
