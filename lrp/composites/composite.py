@@ -192,6 +192,9 @@ class _IfLast(Rule):
     def is_divisible(self, x: Tensor) -> bool:
         return self.decided.is_divisible(x)
 
+    def counts_zeros(self) -> bool:
+        return self.decided.counts_zeros()
+
     @property
     def needs_pattern(self) -> bool:
         return self.last.needs_pattern or self.otherwise.needs_pattern

@@ -13,6 +13,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
+from ..maps.padding import Widths
 from ..maps.storage import place_of
 from ..rules import Rule
 from .backward.kept import Kept
@@ -59,6 +60,7 @@ class Facts:
         gate: True if this weighs what it is multiplied with: made of sigmoids and softmaxes alone.
         data: True if no linear layer lies between the explained inputs and this.
         layer: the linear layer whose output this is.
+        padding: the widths of the zeros around it, which no input is in; as torch.nn.functional.pad takes them.
     """
 
     value: Tensor | None = None
@@ -66,6 +68,7 @@ class Facts:
     gate: bool = False
     data: bool = False
     layer: Layer | None = None
+    padding: Widths = ()
 
 
 UNKNOWN = Facts()

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..maps import LinearMap
+from ..maps.padding import Widths
 from ..maps.storage import layout, place_of
 from ..maps.weights import Made, Memory
 from ..rules import Family, Rule
@@ -117,7 +118,8 @@ class Streams:
 
     def relay_layer(
         self, call: LiveCall, f: LinearMap, rule: Rule, name: str | None, values: tuple[Tensor, Tensor, Tensor | None],
-        carrier: Tensor, z: Tensor, *, total: Tensor | None = None, has_parameters: bool = False, **facts: Any,
+        carrier: Tensor, z: Tensor, *, total: Tensor | None = None, padding: Widths = (),
+        has_parameters: bool = False, **facts: Any,
     ) -> Tensor:  # fmt: skip
         """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
 
@@ -125,13 +127,14 @@ class Streams:
             values: those of x, w and b.
             carrier: that of x.
             total: what the rule is shown for the map's output, where that is not what the call returns.
+            padding: the zeros around x, where the map's outputs meet several inputs: they are none of these.
             has_parameters: whether w and b are the model's own, and not made for this call.
         """
         self._use_all(call)
         x, w, b = values
         is_data = call.facts_of(carrier).data
         samples = [Sample.of(t) for t in (x if is_data else None, *((w, b) if has_parameters else (None, None)))]
-        backward = LayerRelevance(f, rule, self.memory, name, threading.get_ident(), samples)
+        backward = LayerRelevance(f, rule, self.memory, name, threading.get_ident(), samples, padding)
         shown = _shown(rule, f, z if total is None else total)
         saved = [t for t in (x, w, shown, b) if t is not None]
         output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
@@ -150,7 +153,7 @@ class Streams:
         scale = scale if layer.scale is None else times(layer.scale, scale)
         layer.ledger.merge()
         shown = _shown(rule, layer.f, layer.moves.back(z))
-        backward = MergedRelevance(layer.f, rule, self.memory, scale is not None, layer.ledger, layer.moves)
+        backward = MergedRelevance(rule, self.memory, scale is not None, layer.ledger, layer.moves)
         output, kept = self._relay(call, z, [x], backward, [t for t in (shown, scale, shift) if t is not None])
         backward.ledger.belongs_to(output)
         of_z = kept[0] if kept and rule.needs_output(layer.f) else None

@@ -5,6 +5,7 @@ Nothing here knows of rules, models or relevance.
 * :mod:`~lrp.maps.linear_maps` - what a linear map is; linear layers, norms, and functions whose weights are their own
 * :mod:`~lrp.maps.convolutions` - of any dimension and geometry, transposed or not
 * :mod:`~lrp.maps.contractions` - products with a constant tensor: matmul, einsum, tensordot
+* :mod:`~lrp.maps.padding` - a map of an input that zeros pad
 * :mod:`~lrp.maps.arithmetic` - division that never blows up, and arithmetic in place
 * :mod:`~lrp.maps.weights` - modified weights such as ``w+``, made once for an explained forward
 * :mod:`~lrp.maps.storage` - where a tensor's values lie
@@ -16,5 +17,6 @@ rule then works for it. What calls of torch it stands for is said in :mod:`lrp.e
 from .contractions import Contraction
 from .convolutions import Convolution
 from .linear_maps import Centred, Elementwise, Fixed, Linear, LinearMap, Sampled
+from .padding import Padded
 
-__all__ = ["Centred", "Contraction", "Convolution", "Elementwise", "Fixed", "Linear", "LinearMap", "Sampled"]
+__all__ = ["Centred", "Contraction", "Convolution", "Elementwise", "Fixed", "Linear", "LinearMap", "Padded", "Sampled"]

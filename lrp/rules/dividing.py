@@ -62,7 +62,7 @@ class Epsilon(Proportional):
             return self.share(f, [(x**self.exponent, Power(self.exponent))], w, None, R)
         return super().redistribute(f, x, w, b, z, R)
 
-    is_divisible = Proportional.is_divisible
+    is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,7 +114,7 @@ class Gamma(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return f.signed or self.generalized
 
-    is_divisible = Proportional.is_divisible
+    is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,7 +174,7 @@ class AlphaBeta(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return self.beta > 0 or self.conserve
 
-    is_divisible = Proportional.is_divisible
+    is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,7 +200,7 @@ class ZPlus(Proportional):
     def needs_output(self, f: LinearMap) -> bool:
         return False
 
-    is_divisible = Proportional.is_divisible
+    is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -40,6 +40,9 @@ class PatternNet(Rule):
     def is_divisible(self, x: Tensor) -> bool:
         return True
 
+    def counts_zeros(self) -> bool:
+        return self.normalize
+
     @property
     def needs_pattern(self) -> bool:
         return self.pattern is None
@@ -90,3 +93,4 @@ class PatternAttribution(PatternNet):
         return self._passed(f.pullback(R, self._fitting(w) * w))
 
     needs_output, is_divisible = PatternNet.needs_output, PatternNet.is_divisible
+    counts_zeros = PatternNet.counts_zeros

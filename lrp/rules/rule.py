@@ -60,7 +60,7 @@ class Rule:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if any(name in vars(cls) for name in _SHARING):  # what the parent promises of its own way may not be true
-            for name in {"needs_output", "is_divisible"} - vars(cls).keys():
+            for name in {"needs_output", "is_divisible", "counts_zeros"} - vars(cls).keys():
                 setattr(cls, name, vars(Rule)[name])
 
     def needs_output(self, f: LinearMap) -> bool:
@@ -73,6 +73,14 @@ class Rule:
     def is_divisible(self, x: Tensor) -> bool:
         """Whether :meth:`redistribute` may be called with a few samples of the batch ``x`` at a time."""
         return False
+
+    def counts_zeros(self) -> bool:
+        """Whether an input of zero has a say in what the others get.
+
+        Zeros that the model pads the input with are then left out of it, as are those that a convolution pads it with.
+        Not inherited, like :meth:`is_divisible`.
+        """
+        return True
 
     def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
         """Raise where a number of the rule has no meaning in the dtype of ``layer``."""
@@ -145,6 +153,9 @@ class Gradient(Rule):
     def is_divisible(self, x: Tensor) -> bool:
         return True
 
+    def counts_zeros(self) -> bool:
+        return False
+
     def companion(self, family: Family) -> Rule:
         return self
 
@@ -203,6 +214,9 @@ class Proportional(Rule):
 
     def is_divisible(self, x: Tensor) -> bool:
         return True
+
+    def counts_zeros(self) -> bool:
+        return self.bias == "distribute"
 
     def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
         for f in fields(self):

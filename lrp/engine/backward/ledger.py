@@ -14,9 +14,10 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor
 
+from ...maps import LinearMap
 from ...maps.arithmetic import divide
 
-Share = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Share = Callable[[Tensor, LinearMap, Tensor, Tensor, Tensor | None], Tensor]
 Part = tuple[Tensor, Share]
 
 

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from ...maps import LinearMap, Sampled
+from ...maps import LinearMap, Padded, Sampled
 from ...maps.arithmetic import is_vmapped
+from ...maps.padding import Widths
 from ...maps.weights import Memory
 from ...rules import Rule
 from ..calls import tensors_in
 from ..moves import Moves
 from .kept import hooks_for_saving, unhooked
-from .ledger import Ledger
+from .ledger import Ledger, Part
 from .recording import report
 from .samples import Sample
 
@@ -39,33 +40,31 @@ class Share:
     """Share the relevance of a layer's outputs out among its inputs, by a rule.
 
     Attributes:
-        f: the layer's linear map.
-        rule: its rule.
+        rule: the layer's rule.
         memory: where modifications of its weight are kept.
         z: the outputs, if the rule needs them.
         scale: what the layer was merged with, one number a channel.
         shift: alike.
     """
 
-    f: LinearMap
     rule: Rule
     memory: Memory
     z: Tensor
     scale: Tensor | None = None
     shift: Tensor | None = None
 
-    def __call__(self, R: Tensor, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        w = w if self.scale is None else self.f.scale_channels(w, self.scale)
+    def __call__(self, R: Tensor, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        w = w if self.scale is None else f.scale_channels(w, self.scale)
         b = plus(times(b, self.scale), self.shift)
-        is_sample, own = x.dim() < len(self.f.input_shape), x.dtype
+        is_sample, own = x.dim() < len(f.input_shape), x.dtype
         x, z, R = (t.unsqueeze(0) if is_sample else t for t in (x, self.z, R))
         dtype = computing_dtype(R)
         b = None if b is None else b.to(dtype)
-        relevance = self._in_parts(x.to(dtype), w.to(dtype), b, z.to(dtype), R.to(dtype)).to(own)
+        relevance = self._in_parts(f, x.to(dtype), w.to(dtype), b, z.to(dtype), R.to(dtype)).to(own)
         return relevance.squeeze(0) if is_sample else relevance
 
-    def _in_parts(self, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        f, size = replace(self.f, made=self.memory.of(w)), self._samples_at_a_time(x, R)
+    def _in_parts(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        f, size = replace(f, made=self.memory.of(w)), self._samples_at_a_time(f, x, R)
         if x.dim() == 0 or size >= len(x):
             return self.rule.redistribute(f, x, w, b, z, R)
         relevance = torch.empty_like(x)
@@ -74,12 +73,12 @@ class Share:
             relevance[part] = self.rule.redistribute(of_part, x[part], w, b, z[part], R[part])
         return relevance
 
-    def _samples_at_a_time(self, x: Tensor, R: Tensor) -> int:
+    def _samples_at_a_time(self, f: LinearMap, x: Tensor, R: Tensor) -> int:
         """As many as the processor's memory is good at: the allocator reuses no larger pieces, nor does the cache."""
         nbytes = max(x.numel(), R.numel()) * R.element_size()
         if nbytes <= LARGE or R.device.type != "cpu" or torch.is_grad_enabled() or is_vmapped(R):
             return x.numel()
-        if not (self.f.is_divisible() and self.rule.is_divisible(x)):
+        if not (f.is_divisible() and self.rule.is_divisible(x)):
             return x.numel()
         return max(1, len(x) * PART // nbytes)
 
@@ -95,6 +94,7 @@ class LayerRelevance:
         name: that under which it is traced.
         thread: that of the explained forward.
         samples: of the input, weight and bias, where others than the model's forward can write into them.
+        padding: the widths of the zeros around the input.
     """
 
     f: LinearMap
@@ -103,14 +103,19 @@ class LayerRelevance:
     name: str | None
     thread: int
     samples: Sequence[Sample | None]
+    padding: Widths = ()
     ledger: Ledger = field(default_factory=Ledger)
 
     def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
         for sample, t in zip(self.samples, (x, w, b), strict=True):
             if sample is not None and t is not None:
                 sample.check(t)
-        parts = self.ledger.take(R, Share(self.f, self.rule, self.memory, z))
-        relevance = reduce(torch.add, (share(part, x, w, b) for part, share in parts))
+        parts = self.ledger.take(R, Share(self.rule, self.memory, z))
+        if self.padding and self.rule.counts_zeros():
+            f = Padded.of(self.f, self.padding)
+            relevance = f.pad(_shared(parts, f, f.inner(x), w, b))
+        else:
+            relevance = _shared(parts, self.f, x, w, b)
         if self.name is not None:
             report(self.name, relevance, self.thread)
         return relevance
@@ -124,7 +129,6 @@ class MergedRelevance:
     These are made there, of what the layer has saved: its input, weight and bias.
     """
 
-    f: LinearMap
     rule: Rule
     memory: Memory
     is_scaled: bool
@@ -134,7 +138,7 @@ class MergedRelevance:
 
     def __call__(self, R: Tensor, z: Tensor, *merged: Tensor) -> Tensor:
         scale, *shift = merged if self.is_scaled else (None, *merged)
-        own = Share(self.f, self.rule, self.memory, z, scale, *shift)
+        own = Share(self.rule, self.memory, z, scale, *shift)
         for part, share in self.ledger.take(self.moves.back(R), own):
             self.below.put(part, share)
         return R
@@ -149,6 +153,11 @@ class FunctionRelevance:
     def __call__(self, R: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         gradients: tuple[Tensor, ...] = torch.func.vjp(self.function, *values)[1](R)
         return gradients
+
+
+def _shared(parts: Sequence[Part], f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """The relevance of the inputs of ``f``, from all parts of that of its outputs."""
+    return reduce(torch.add, (share(part, f, x, w, b) for part, share in parts))
 
 
 def times(a: Tensor | None, scale: Tensor | None) -> Tensor | None:

@@ -64,7 +64,10 @@ def _layer(streams: Streams, call: LiveCall, found: LinearCall, parameters: Sequ
     name, rule = streams.rule(family, call, x, parameters)
     values = streams.value(x), streams.value(w), None if b is None else streams.value(b)
     z = streams.evaluate(call)
-    return streams.relay_layer(call, f, rule, name, values, x, z, has_parameters=True, data=False, gate=False)
+    return streams.relay_layer(
+        call, f, rule, name, values, x, z,
+        padding=call.facts_of(x).padding, has_parameters=True, data=False, gate=False,
+    )  # fmt: skip
 
 
 TABLE: dict[Key, Handler] = {**dict.fromkeys(PARSERS, linear), **dict.fromkeys(named("kron"), kron)}

@@ -55,7 +55,8 @@ def _relay(
     **settings: Any,
 ) -> Tensor:  # fmt: skip
     f = Fixed(input_shape=tuple(x.shape), function=function)
-    return streams.relay_layer(call, f, rule, None, (streams.value(x), x.new_ones(()), None), x, z, **settings)
+    values, padding = (streams.value(x), x.new_ones(()), None), call.facts_of(x).padding
+    return streams.relay_layer(call, f, rule, None, values, x, z, padding=padding, **settings)
 
 
 def is_plain(rule: Rule) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...maps.padding import zeros_around
+from ...rules.numbers import number
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
@@ -73,7 +75,8 @@ def indexed(streams: Streams, call: LiveCall) -> Any:
 
 def copies(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, each in its place."""
-    return streams.follow(call, is_identity=True, nonnegative=call.facts[0].nonnegative)
+    facts = call.facts[0]
+    return streams.follow(call, is_identity=True, nonnegative=facts.nonnegative, padding=facts.padding)
 
 
 def overwrites(streams: Streams, call: LiveCall) -> Any:
@@ -94,11 +97,12 @@ def fills(streams: Streams, call: LiveCall) -> Any:
 
 def pads(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of the input, or the number that pads it."""
-    x, widths, value = _padded(*call.args, **call.kwargs)
-
+    x, widths, mode, value = _padded(*call.args, **call.kwargs)
     known = streams.known
     nonnegative = known.is_nonnegative(x) and known.is_nonnegative(value or 0)
-    return streams.follow(call, is_identity=not any(widths), nonnegative=nonnegative)
+    are_zeros = mode == "constant" and (number(value or 0) == 0 or all(width <= 0 for width in widths))
+    padding = zeros_around(call.facts_of(x).padding, widths, x.shape) if are_zeros else ()
+    return streams.follow(call, is_identity=not any(widths), nonnegative=nonnegative, padding=padding)
 
 
 def chooses(streams: Streams, call: LiveCall) -> Any:
@@ -126,8 +130,9 @@ def _branches_of_method(input: Any, condition: Any, other: Any) -> tuple[Any, An
 
 def _padded(
     input: Any, pad: Any, *others: Any, mode: str = "constant", value: float | None = None
-) -> tuple[Any, Any, Any]:
-    return input, pad, next((other for other in others if not isinstance(other, str)), value)
+) -> tuple[Any, Any, str, Any]:
+    mode = next((other for other in others if isinstance(other, str)), mode)
+    return input, pad, mode, next((other for other in others if not isinstance(other, str)), value)
 
 
 TABLE: dict[Key, Handler] = {
