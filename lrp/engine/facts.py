@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -61,16 +62,32 @@ class Facts:
     Attributes:
         value: the value with its ordinary autograd graph, where relevance shall be differentiable.
         nonnegative: True if no element is below zero.
-        gate: True if this weighs what it is multiplied with: made of sigmoids and softmaxes alone.
+        top: what no element is above.
+        gate: True if this is made of gates alone, as sigmoids and softmaxes are.
+        log_gate: True if this is made of logs of gates alone.
+        shifted: True if a number was added since the last linear layer.
         data: True if no linear layer lies between the explained inputs and this.
         layer: the linear layer whose output this is.
     """
 
     value: Tensor | None = None
     nonnegative: bool = False
+    top: float = inf
     gate: bool = False
+    log_gate: bool = False
+    shifted: bool = False
     data: bool = False
     layer: Layer | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether this weighs what it is multiplied with: a gate, or what saturates at 0 and above as a hard sigmoid does.
+
+        ``relu6(a + 3)`` is one before it is divided by 6, and ``relu6(a)`` is an activation: the shift tells them apart.
+        """
+        return self.gate or (
+            self.nonnegative and not self.data and (self.top <= 1 or (self.top < inf and self.shifted))
+        )
 
 
 UNKNOWN = Facts()
@@ -103,7 +120,15 @@ def inherited(facts: Sequence[Facts]) -> dict[str, Any]:
     What is made of gates alone is a gate, and what is made of data alone is data. That it is not negative has to be
     proved function by function.
     """
-    return {"gate": all(f.gate for f in facts), "data": all(f.data for f in facts)}
+    return {
+        "gate": all(f.weighs for f in facts),
+        "log_gate": all(f.log_gate for f in facts),
+        "shifted": all(f.shifted for f in facts),
+        "data": all(f.data for f in facts),
+    }
+
+
+SIGNAL = dict.fromkeys(inherited([UNKNOWN]), False)  # what a linear layer makes, whatever it is made of
 
 
 class Known:

@@ -140,7 +140,9 @@ class Streams:
         layer = Layer(f, rule, None, None, backward.ledger, of_z, Moves(tuple(z.shape)))
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
-    def merge(self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor) -> Tensor:
+    def merge(
+        self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor, **facts: Any
+    ) -> Tensor:
         """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
         layer = call.facts_of(x).layer
         assert layer is not None
@@ -155,7 +157,8 @@ class Streams:
         backward.ledger.belongs_to(output)
         of_z = kept[0] if kept and rule.needs_output(layer.f) else None
         merged = Layer(layer.f, rule, scale, shift, backward.ledger, of_z, layer.moves)
-        return self._note(output, z, Facts(layer=merged), call)
+        known = {"shifted": call.facts_of(x).shifted, **facts}
+        return self._note(output, z, Facts(layer=merged, **known), call)
 
     def follow(self, call: LiveCall, is_identity: bool = False, is_rearranged: bool = False, **facts: Any) -> Any:
         """What the call returns, in the stream of relevance, where the function's gradient is its relevance.

@@ -53,21 +53,23 @@ def affine(
         if all(c is None or vector is not None for c, vector in zip(constants, vectors, strict=True)):
             scales, shifts = vectors
             scales = None if scales is None else of_scale(scales)
-            return merge(streams, call, x, scales, None if shifts is None else of_shift(shifts))
+            return merge(streams, call, x, scales, None if shifts is None else of_shift(shifts), **facts)
     if call.facts_of(x).data and _is_unit(scale, x) and _is_unit(shift, x):
         return change_of_unit(streams, call, x, rule, **facts)
     return NotImplemented
 
 
-def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Any:
+def merge(
+    streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, **facts: Any
+) -> Any:
     """``x * scale + shift``, one number a channel, merged with the layer whose output ``x`` is."""
     layer = call.facts_of(x).layer
     z = streams.evaluate(call)
     if layer is not None and isinstance(layer.rule, Gradient):
         channel = layer.channel
         shape = [-1 if dim == channel else 1 for dim in range(-x.dim(), 0)]
-        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale.view(shape)), layer=layer)
-    return streams.merge(call, x, scale, shift, z)
+        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale.view(shape)), layer=layer, **facts)
+    return streams.merge(call, x, scale, shift, z, **facts)
 
 
 def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, rule: Rule, **facts: Any) -> Any:

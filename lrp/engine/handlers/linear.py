@@ -14,7 +14,7 @@ from ..calls import Key, named, tensors_in
 from ..calls.linear import LinearCall
 from ..calls.matrices import einsum_of_several
 from ..calls.parsing import PARSERS, parse
-from ..facts import LiveCall
+from ..facts import SIGNAL, LiveCall
 from ..streams import Handler, Streams
 from .shape import moves
 
@@ -64,7 +64,7 @@ def _layer(streams: Streams, call: LiveCall, found: LinearCall, parameters: Sequ
     name, rule = streams.rule(family, call, x, parameters)
     values = streams.value(x), streams.value(w), None if b is None else streams.value(b)
     z = streams.evaluate(call)
-    return streams.relay_layer(call, f, rule, name, values, x, z, has_parameters=True, data=False, gate=False)
+    return streams.relay_layer(call, f, rule, name, values, x, z, has_parameters=True, **SIGNAL)
 
 
 TABLE: dict[Key, Handler] = {**dict.fromkeys(PARSERS, linear), **dict.fromkeys(named("kron"), kron)}
