@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
-from ..maps.storage import place_of
+from ..maps.storage import Box, covers, layout, place_of
 from ..rules import Rule
 from .backward.kept import Kept
 from .backward.ledger import Ledger
@@ -68,6 +68,7 @@ class Facts:
         shifted: True if a number was added since the last linear layer.
         data: True if no linear layer lies between the explained inputs and this.
         layer: the linear layer whose output this is.
+        parts: what was written to parts of it, the latest last; the first is all of it as it was before.
     """
 
     value: Tensor | None = None
@@ -78,19 +79,44 @@ class Facts:
     shifted: bool = False
     data: bool = False
     layer: Layer | None = None
+    parts: tuple[Part, ...] = ()
+
+    def of_part(self, box: Box) -> Facts:
+        """What is known of a part of it, by all that was written there."""
+        there = []
+        for part in reversed(self.parts):
+            if part.box.meets(box):
+                there.append(part.facts)
+                if part.is_full and part.box.has(box):
+                    break
+        return Facts(**inherited(there or [self]))
 
     @property
     def weighs(self) -> bool:
-        """Whether this weighs what it is multiplied with: a gate, or what saturates at 0 and above as a hard sigmoid does.
+        """Whether this weighs what it is multiplied with: a gate, or what is within bounds as a hard sigmoid is.
 
-        ``relu6(a + 3)`` is one before it is divided by 6, and ``relu6(a)`` is an activation: the shift tells them apart.
+        ``relu6(a + 3)`` weighs before it is divided by 6, and ``relu6(a)`` is an activation: the shift tells.
         """
-        return self.gate or (
-            self.nonnegative and not self.data and (self.top <= 1 or (self.top < inf and self.shifted))
-        )
+        is_bounded = self.top <= 1 or (self.shifted and self.top < inf)
+        return self.gate or (is_bounded and self.nonnegative and not self.data)
 
 
 UNKNOWN = Facts()
+_MOST_PARTS = 64
+
+
+class Part(NamedTuple):
+    """What was written to a part of a tensor.
+
+    Attributes:
+        box: where it lies in the tensor.
+        is_full: whether all of the box was written to.
+        facts: what was known of what was written.
+    """
+
+    box: Box
+    is_full: bool
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -128,7 +154,28 @@ def inherited(facts: Sequence[Facts]) -> dict[str, Any]:
     }
 
 
-SIGNAL = dict.fromkeys(inherited([UNKNOWN]), False)  # what a linear layer makes, whatever it is made of
+SIGNAL: dict[str, Any] = dict.fromkeys(inherited([UNKNOWN]), False)  # what a linear layer makes, whatever it is made of
+CONSTANT = Facts(gate=True, log_gate=True, shifted=True, data=True)  # changes nothing of what it becomes a part of
+
+
+def written(t: Tensor, before: Facts | None, part: Tensor, facts: Facts) -> Facts:
+    """What is known of a tensor after a write to a view of it.
+
+    Args:
+        t: the tensor.
+        before: what was known of it; None for a constant.
+        part: the view.
+        facts: what is known of the view now.
+    """
+    if covers(part, t):
+        return replace(facts, value=None, parts=(), layer=facts.layer if layout(part) == layout(t) else None)
+    whole, box = Box.of(t, t), Box.of(part, t)
+    now = Part(box, part.dtype == t.dtype and box.numel == part.numel(), Facts(**inherited([facts])))
+    earlier = () if before is None else before.parts
+    if before is not None and not 0 < len(earlier) < _MOST_PARTS:
+        earlier = (Part(whole, True, before.of_part(whole)),)
+    seen = tuple(p for p in earlier if not (now.is_full and box.has(p.box)))
+    return Facts(**inherited([facts] if before is None else [facts, before]), parts=(*seen, now))
 
 
 class Known:

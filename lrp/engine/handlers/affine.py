@@ -59,9 +59,7 @@ def affine(
     return NotImplemented
 
 
-def merge(
-    streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, **facts: Any
-) -> Any:
+def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, **facts: Any) -> Any:
     """``x * scale + shift``, one number a channel, merged with the layer whose output ``x`` is."""
     layer = call.facts_of(x).layer
     z = streams.evaluate(call)
