@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
 from ..maps.padding import Widths
-from ..maps.storage import place_of
+from ..maps.storage import Box, covers, layout, place_of
 from ..rules import Rule
 from .backward.kept import Kept
 from .backward.ledger import Ledger
@@ -57,21 +58,63 @@ class Facts:
     Attributes:
         value: the value with its ordinary autograd graph, where relevance shall be differentiable.
         nonnegative: True if no element is below zero.
-        gate: True if this weighs what it is multiplied with: made of sigmoids and softmaxes alone.
+        top: what no element is above.
+        gate: True if this is made of gates alone, as sigmoids and softmaxes are.
+        log_gate: True if this is made of logs of gates alone.
+        shifted: True if a number was added since the last linear layer.
         data: True if no linear layer lies between the explained inputs and this.
         layer: the linear layer whose output this is.
         padding: the widths of the zeros around it, which no input is in; as torch.nn.functional.pad takes them.
+        parts: what was written to parts of it, the latest last; the first is all of it as it was before.
     """
 
     value: Tensor | None = None
     nonnegative: bool = False
+    top: float = inf
     gate: bool = False
+    log_gate: bool = False
+    shifted: bool = False
     data: bool = False
     layer: Layer | None = None
     padding: Widths = ()
+    parts: tuple[Part, ...] = ()
+
+    def of_part(self, box: Box) -> Facts:
+        """What is known of a part of it, by all that was written there."""
+        there = []
+        for part in reversed(self.parts):
+            if part.box.meets(box):
+                there.append(part.facts)
+                if part.is_full and part.box.has(box):
+                    break
+        return Facts(**inherited(there or [self]))
+
+    @property
+    def weighs(self) -> bool:
+        """Whether this weighs what it is multiplied with: a gate, or what is within bounds as a hard sigmoid is.
+
+        ``relu6(a + 3)`` weighs before it is divided by 6, and ``relu6(a)`` is an activation: the shift tells.
+        """
+        is_bounded = self.top <= 1 or (self.shifted and self.top < inf)
+        return self.gate or (is_bounded and self.nonnegative and not self.data)
 
 
 UNKNOWN = Facts()
+_MOST_PARTS = 64
+
+
+class Part(NamedTuple):
+    """What was written to a part of a tensor.
+
+    Attributes:
+        box: where it lies in the tensor.
+        is_full: whether all of the box was written to.
+        facts: what was known of what was written.
+    """
+
+    box: Box
+    is_full: bool
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -101,7 +144,36 @@ def inherited(facts: Sequence[Facts]) -> dict[str, Any]:
     What is made of gates alone is a gate, and what is made of data alone is data. That it is not negative has to be
     proved function by function.
     """
-    return {"gate": all(f.gate for f in facts), "data": all(f.data for f in facts)}
+    return {
+        "gate": all(f.weighs for f in facts),
+        "log_gate": all(f.log_gate for f in facts),
+        "shifted": all(f.shifted for f in facts),
+        "data": all(f.data for f in facts),
+    }
+
+
+SIGNAL: dict[str, Any] = dict.fromkeys(inherited([UNKNOWN]), False)  # what a linear layer makes, whatever it is made of
+CONSTANT = Facts(gate=True, log_gate=True, shifted=True, data=True)  # changes nothing of what it becomes a part of
+
+
+def written(t: Tensor, before: Facts | None, part: Tensor, facts: Facts) -> Facts:
+    """What is known of a tensor after a write to a view of it.
+
+    Args:
+        t: the tensor.
+        before: what was known of it; None for a constant.
+        part: the view.
+        facts: what is known of the view now.
+    """
+    if covers(part, t):
+        return replace(facts, value=None, parts=(), layer=facts.layer if layout(part) == layout(t) else None)
+    whole, box = Box.of(t, t), Box.of(part, t)
+    now = Part(box, part.dtype == t.dtype and box.numel == part.numel(), Facts(**inherited([facts])))
+    earlier = () if before is None else before.parts
+    if before is not None and not 0 < len(earlier) < _MOST_PARTS:
+        earlier = (Part(whole, True, before.of_part(whole)),)
+    seen = tuple(p for p in earlier if not (now.is_full and box.has(p.box)))
+    return Facts(**inherited([facts] if before is None else [facts, before]), parts=(*seen, now))
 
 
 class Known:

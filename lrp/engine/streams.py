@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..maps import LinearMap
 from ..maps.padding import Widths
-from ..maps.storage import layout, place_of
+from ..maps.storage import Box, layout, place_of
 from ..maps.weights import Made, Memory
 from ..rules import Family, Rule
 from .assignment import Assignment
@@ -27,7 +27,7 @@ from .backward.propagation import FunctionRelevance, LayerRelevance, MergedRelev
 from .backward.samples import Sample
 from .calls import tensors_in
 from .checkpoints import Checkpoint, Replayed
-from .facts import UNKNOWN, Facts, Known, Layer, LiveCall, inherited
+from .facts import CONSTANT, UNKNOWN, Facts, Known, Layer, LiveCall, inherited, written
 from .moves import Moves
 from .origins import Origins
 
@@ -57,7 +57,7 @@ class Streams:
 
     def facts(self, t: Tensor) -> Facts:
         """What is known of a live tensor as it is now."""
-        facts = self.known.of(t)
+        facts = self.known.of(t) or self._of_base(t)
         if facts is not None and (facts.value is not None or not self.differentiable):
             return facts
         if self.differentiable:
@@ -143,7 +143,9 @@ class Streams:
         layer = Layer(f, rule, None, None, backward.ledger, of_z, Moves(tuple(z.shape)))
         return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
 
-    def merge(self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor) -> Tensor:
+    def merge(
+        self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor, **facts: Any
+    ) -> Tensor:
         """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
         layer = call.facts_of(x).layer
         assert layer is not None
@@ -158,7 +160,8 @@ class Streams:
         backward.ledger.belongs_to(output)
         of_z = kept[0] if kept and rule.needs_output(layer.f) else None
         merged = Layer(layer.f, rule, scale, shift, backward.ledger, of_z, layer.moves)
-        return self._note(output, z, Facts(layer=merged), call)
+        known = {"shifted": call.facts_of(x).shifted, **facts}
+        return self._note(output, z, Facts(layer=merged, **known), call)
 
     def follow(
         self,
@@ -195,6 +198,8 @@ class Streams:
                     layer = self._keep(of_source.layer, source) if is_part else of_source.layer
                     nth = None if isinstance(outputs, Tensor) else number
                     known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source, nth, not is_part)))
+            if call.target is None and (of_base := self._of_base(output)) is not None:
+                known = replace(known, **inherited([of_base]))
             is_used |= known.layer is None or (call.target is not None and call.target._base is not None)
             self._note(output, value, known, call)
         if is_used:
@@ -322,24 +327,46 @@ class Streams:
                 self._use(facts.layer, t)
 
     def _note(self, t: Tensor, value: Tensor, facts: Facts, call: LiveCall | None = None) -> Tensor:
+        part = None if call is None else _assigned(call)
+        if part is not None and t._base is None:
+            facts = written(t, self.known.last(t), *part)
         self.origins.note(t, replace(facts, value=value) if self.differentiable else facts)
         if call is not None and call.target is not None:
             self.origins.wrote(call.target)
-            self._note_base(call.target, facts)
+            self._note_base(call.target, facts, *(part or (call.target, facts)))
         return t
 
-    def _note_base(self, target: Tensor, facts: Facts) -> None:
+    def _note_base(self, target: Tensor, facts: Facts, part: Tensor, of_part: Facts) -> None:
         """What a view was written to is live in all its views, and is data or a gate only if all of it is."""
         base = target._base
         if base is not None and base.requires_grad:
-            before = self.known.last(base)
-            self.origins.note(base, Facts(**inherited([facts] if before is None else [facts, before])))
+            self.origins.note(base, written(base, self.known.last(base), part, of_part))
             self.origins.note(target, facts)
+
+    def _of_base(self, t: Tensor) -> Facts | None:
+        """What is known of a view by what was written to its base, through it or others."""
+        base = t._base
+        if base is None or place_of(base) != place_of(t):
+            return None
+        facts = self.known.of(base)
+        return None if facts is None else facts.of_part(Box.of(t, base))
 
 
 def _shown(rule: Rule, f: LinearMap, z: Tensor) -> Tensor:
     """The output that a rule is shown: an empty one, if it does not look at it."""
     return z if rule.needs_output(f) else z.new_empty(0)
+
+
+def _assigned(call: LiveCall) -> tuple[Tensor, Facts] | None:
+    """The part of its target that an assignment to slices wrote to, and what is known of it."""
+    if call.target is None or call.function is not Tensor.__setitem__:
+        return None
+    _, index, source = call.args
+    indices = index if isinstance(index, tuple) else (index,)
+    if any(type(i) not in (int, slice, type(None), type(...)) for i in indices):
+        return None  # the elements of no view
+    facts = call.facts_of(source) if any(source is t for t in call.live) else CONSTANT
+    return call.target.detach()[index], Facts(**inherited([facts]))
 
 
 def _sources(output: Tensor, edges: Sequence[GradientEdge]) -> list[int]:

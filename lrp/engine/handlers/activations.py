@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from .shares import Shares
 
 # Whether no output is negative: the proof has what is known of the input, and the other arguments of the function.
 Proof = Callable[..., bool]
+
+# What no output is above: the bound has that of the input, and the other arguments of the function.
+Bound = Callable[..., float]
 
 
 def always(nonnegative: bool, *_: Any, **__: Any) -> bool:
@@ -66,15 +70,52 @@ def _nan_to_num(nonnegative: bool, nan: float | None = None, posinf: float | Non
     return nonnegative and (nan or 0) >= 0 and (posinf or 0) >= 0
 
 
-def activation(streams: Streams, call: LiveCall, proof: Proof = never, is_gate: bool = False) -> Any:
+def _unbounded(top: float, *_: Any, **__: Any) -> float:
+    return inf
+
+
+def _at_six(top: float, *_: Any, **__: Any) -> float:
+    return 6.0
+
+
+def _above_zero(top: float, *_: Any, **__: Any) -> float:
+    return max(top, 0.0)
+
+
+def _clamped(top: float, min: Any = None, max: Any = None) -> float:
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        return inf
+    if max is not None:
+        return float(max)
+    return top if min is None or top > min else float(min)
+
+
+def _hardtanh_clamped(top: float, min_val: float = -1, max_val: float = 1, inplace: bool = False) -> float:
+    return _clamped(top, min_val, max_val)
+
+
+def _clamped_max(top: float, max: Any) -> float:
+    return _clamped(top, max=max)
+
+
+def activation(
+    streams: Streams, call: LiveCall, proof: Proof = never, is_gate: bool = False, bound: Bound = _unbounded
+) -> Any:
     """A function of each element of its first argument."""
     x, others = _arguments(*call.args, **call.kwargs)
     if call.live[0] is not x:
         return NotImplemented
-    facts: dict[str, Any] = {"nonnegative": proof(call.facts_of(x).nonnegative, *others[0], **others[1])}
+    known = call.facts_of(x)
+    facts: dict[str, Any] = {"nonnegative": proof(known.nonnegative, *others[0], **others[1])}
+    facts["top"] = bound(known.top, *others[0], **others[1])
     if is_gate:
         facts["gate"] = True
     return elementwise(streams, call, **facts)
+
+
+def exponential(streams: Streams, call: LiveCall) -> Any:
+    """``torch.exp``: a gate, of the log of one."""
+    return activation(streams, call, always, is_gate=call.facts[0].log_gate)
 
 
 def power(streams: Streams, call: LiveCall) -> Any:
@@ -122,7 +163,7 @@ def _operands(input: Any, other: Any = None, *, exponent: Any = None) -> tuple[A
 
 
 _NONNEGATIVE = """
-    abs absolute acos acosh arccos arccosh cosh erfc exp exp2 ndtr relu relu6 rsqrt sqrt square
+    abs absolute acos acosh arccos arccosh cosh erfc exp2 ndtr relu relu6 rsqrt sqrt square
 """.split()
 
 _KEEP_SIGN = """
@@ -132,7 +173,7 @@ _KEEP_SIGN = """
 
 _SIGNED = """
     arcsin arctan2 asin atan2 copysign cos fmod hypot ldexp lgamma log log10 log2 logaddexp logaddexp2 logit
-    log_sigmoid logsigmoid reciprocal remainder __mod__ __rmod__ sin sinc tan xlog1py xlogy
+    reciprocal remainder __mod__ __rmod__ sin sinc tan xlog1py xlogy
 """.split()
 
 _PROOFS: dict[str, Proof] = {
@@ -146,10 +187,24 @@ _PROOFS: dict[str, Proof] = {
     "softplus": _softplus,
 }
 
+_BOUNDS: dict[str, Bound] = {
+    "relu": _above_zero,
+    "relu6": _at_six,
+    **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamped),
+    "clamp_max": _clamped_max,
+    "hardtanh": _hardtanh_clamped,
+}
+
 TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named(*_SIGNED), elementwise),
-    **{function: partial(activation, proof=proof) for name, proof in _PROOFS.items() for function in named(name)},
-    F.relu6: partial(activation, proof=always),
+    **{
+        function: partial(activation, proof=proof, bound=_BOUNDS.get(name, _unbounded))
+        for name, proof in _PROOFS.items()
+        for function in named(name)
+    },
+    F.relu6: partial(activation, proof=always, bound=_at_six),
+    **dict.fromkeys(named("exp"), exponential),
+    **dict.fromkeys(named("logsigmoid", "log_sigmoid"), partial(elementwise, log_gate=True)),
     **dict.fromkeys(named("sigmoid", "hardsigmoid", "expit"), partial(activation, proof=always, is_gate=True)),
     **dict.fromkeys(named("pow", "float_power", "__pow__", "__rpow__", "__ipow__"), power),
 }

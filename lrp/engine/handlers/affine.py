@@ -49,7 +49,8 @@ def affine(
     of_samples = [c for c in (scale, shift) if _is_of_samples(streams, c, x)]
     if call.facts_of(x).layer is not None and not of_samples and _broadcasts(scale, x) and _broadcasts(shift, x):
         by = None if _is_number(scale, 1) else of_scale(_constant(streams, scale, x))
-        merged = merge(streams, call, x, by, None if _is_number(shift, 0) else of_shift(_constant(streams, shift, x)))
+        by_shift = None if _is_number(shift, 0) else of_shift(_constant(streams, shift, x))
+        merged = merge(streams, call, x, by, by_shift, **facts)
         if merged is not NotImplemented:
             return merged
     if any(c.numel() > len(c) for c in of_samples):
@@ -59,7 +60,7 @@ def affine(
     return NotImplemented
 
 
-def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Any:
+def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, **facts: Any) -> Any:
     """``x * scale + shift``, merged with the layer whose output ``x`` is.
 
     Args:
@@ -81,8 +82,8 @@ def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shi
         return NotImplemented
     z = streams.evaluate(call)
     if isinstance(layer.rule, Gradient):
-        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale), layer=layer)
-    return streams.merge(call, x, scales, shifts, z)
+        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale), layer=layer, **facts)
+    return streams.merge(call, x, scales, shifts, z, **facts)
 
 
 def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, rule: Rule, **facts: Any) -> Any:

@@ -14,7 +14,7 @@ from ..calls import Key, named, tensors_in
 from ..calls.linear import LinearCall
 from ..calls.matrices import einsum_of_several
 from ..calls.parsing import PARSERS, parse
-from ..facts import LiveCall
+from ..facts import SIGNAL, LiveCall
 from ..streams import Handler, Streams
 from .shape import moves
 
@@ -66,7 +66,7 @@ def _layer(streams: Streams, call: LiveCall, found: LinearCall, parameters: Sequ
     z = streams.evaluate(call)
     return streams.relay_layer(
         call, f, rule, name, values, x, z,
-        padding=call.facts_of(x).padding, has_parameters=True, data=False, gate=False,
+        padding=call.facts_of(x).padding, has_parameters=True, **SIGNAL,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ def product(streams: Streams, call: LiveCall) -> Any:
     nonnegative = streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     if len(call.live) == 1:
         x, c = (a, b) if a is call.live[0] else (b, a)
-        return _scaled(streams, call, x, c, nonnegative=nonnegative)
-    signals = [t for t, facts in zip(call.live, call.facts, strict=True) if not facts.gate]
+        return _scaled(streams, call, x, c, nonnegative=nonnegative, top=_top(call.facts_of(x).top, c))
+    signals = [t for t, facts in zip(call.live, call.facts, strict=True) if not facts.weighs]
     return hand_on(streams, call, signals or call.live, nonnegative=nonnegative)
 
 
@@ -37,7 +38,8 @@ def quotient(streams: Streams, call: LiveCall) -> Any:
     nonnegative = streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     if len(call.live) > 1 or a is not call.live[0]:
         return hand_on(streams, call, [a if any(a is t for t in call.live) else b], nonnegative=nonnegative)
-    return _scaled(streams, call, a, b, torch.reciprocal, nonnegative=nonnegative)
+    top = _top(call.facts_of(a).top, 1 / b) if isinstance(b, (int, float)) and b else inf
+    return _scaled(streams, call, a, b, torch.reciprocal, nonnegative=nonnegative, top=top)
 
 
 def divided_by(streams: Streams, call: LiveCall) -> Any:
@@ -86,6 +88,11 @@ def _hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], rule
         carriers, shares = [call.target, *carriers], [0.0, *shares]
     backward = Shares([t.shape for t in carriers], shares)
     return streams.relay(call, streams.evaluate(call), carriers, backward, **facts)
+
+
+def _top(top: float, scale: Any) -> float:
+    """What no element is above, where none was above ``top`` before the scale."""
+    return top * scale if isinstance(scale, (int, float)) and scale > 0 else inf
 
 
 def _operands(input: Any, other: Any) -> tuple[Any, Any]:

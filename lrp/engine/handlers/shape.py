@@ -58,7 +58,8 @@ def moves(streams: Streams, call: LiveCall) -> Any:
 
 def rearranges(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, in another shape or order."""
-    return streams.follow(call, is_rearranged=True, nonnegative=call.facts[0].nonnegative)
+    facts = call.facts[0]
+    return streams.follow(call, is_rearranged=True, nonnegative=facts.nonnegative, top=facts.top)
 
 
 def parts(streams: Streams, call: LiveCall) -> Any:

@@ -55,8 +55,8 @@ def log_softmax(streams: Streams, call: LiveCall) -> Any:
     (x,) = call.live
     _, rule = streams.rule("product", call, x)
     if isinstance(rule, Gradient):
-        return streams.gradient(call)
-    return streams.relay(call, streams.evaluate(call), [x], LogSoftmaxRelevance([x.shape]))
+        return streams.gradient(call, log_gate=True)
+    return streams.relay(call, streams.evaluate(call), [x], LogSoftmaxRelevance([x.shape]), log_gate=True)
 
 
 def is_head(output: Any, has_layers: bool) -> bool:

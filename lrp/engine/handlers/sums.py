@@ -54,27 +54,33 @@ def total(streams: Streams, call: LiveCall, p: float = 1.0, q: float = 1.0) -> A
 
 def _total(streams: Streams, call: LiveCall, a: Any, b: Any, p: float, q: float) -> Any:
     nonnegative = min(p, q) >= 0 and streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
+    facts: dict[str, Any] = {"nonnegative": nonnegative}
+    if _is_shift(a) or _is_shift(b):
+        facts["shifted"] = True
     _, rule = streams.rule("sum", call, call.live[0])
     if len(call.live) == 1:
         x, scale, shift, times = (a, p, b, q) if a is call.live[0] else (b, q, a, p)
-        found = affine(
-            streams, call, x, rule, scale, shift, of_shift=partial(torch.mul, times), nonnegative=nonnegative
-        )
+        found = affine(streams, call, x, rule, scale, shift, of_shift=partial(torch.mul, times), **facts)
         if found is not NotImplemented:
             return found
     if isinstance(rule, Gradient):
-        return streams.follow(call, nonnegative=nonnegative)
+        return streams.follow(call, **facts)
     if _is_of_layer(call, a, p) or _is_of_layer(call, b, q):
         a, b = _times(streams, a, p), _times(streams, b, q)
         return _total(streams, _of_terms(streams, call, a, b), a, b, 1.0, 1.0)
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
-        return hand_on(streams, call, call.live, nonnegative=nonnegative)
+        return hand_on(streams, call, call.live, **facts)
     a, b = (t if isinstance(t, Tensor) else call.live[0].new_tensor(t) for t in (a, b))
     saved = [streams.value_before(call, t) for t in (a, b)]
     carriers = [streams.carrier(t) for t in (a, b)]
-    return streams.relay(
-        call, streams.evaluate(call), carriers, SumRelevance(p, q, rule), saved, nonnegative=nonnegative
-    )
+    return streams.relay(call, streams.evaluate(call), carriers, SumRelevance(p, q, rule), saved, **facts)
+
+
+def _is_shift(term: Any) -> bool:
+    """Whether this is one number for all elements, and none that is learned, as a bias is."""
+    if isinstance(term, Tensor):
+        return term.numel() == 1 and not term.requires_grad
+    return isinstance(term, (int, float)) and term != 0
 
 
 def total_with_product(streams: Streams, call: LiveCall, of: Callable[..., Any], handler: Handler) -> Any:
