@@ -46,7 +46,7 @@ class Streams:
         self.keeper = Keeper()
         self.memory = Memory()
         self.known = Known()
-        self.origins = Origins(inputs, self.known, assignment)
+        self.origins = Origins(inputs, self.known, assignment, self._use)
         self.is_live = self.origins.is_live
         self.checkpoint: Checkpoint | None = None
         self.is_again = False
@@ -217,6 +217,15 @@ class Streams:
         if not live and (isinstance(outputs, (float, list)) or any(True for _ in tensors_in(outputs))):
             self.origins.end(name)
         return outputs
+
+    def follow_vmapped(self, call: LiveCall) -> Any:
+        """What the call returns within ``torch.vmap``, which no relay can take part in: with its gradient.
+
+        Where it is mapped over constants, its output is seen again outside alone: what is merged with a layer cannot
+        know of this use.
+        """
+        self._use_all(call)
+        return self.follow_unsupported(call, f"{call.name} within torch.vmap")
 
     def rescue(self, target: Tensor) -> Tensor | None:
         """Keep what backward needs from a write to ``target``, as :meth:`Keeper.rescue` does."""
