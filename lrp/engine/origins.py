@@ -11,7 +11,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..maps.storage import layout
+from ..maps.storage import layout, place_of
 from .assignment import Assignment
 from .facts import UNKNOWN, Facts, Known, Layer
 
@@ -134,16 +134,24 @@ class Origins:
         A view of all of a tensor, in its order, is that tensor.
         """
         self._check_writes(base)
-        behind, number = t.grad_fn.next_functions[0] if t.grad_fn is not None else (None, 0)
-        source = None if behind is None else self._known.at_edge(behind, number)
-        facts = None if source is None else self._known.of(source)
-        if source is not None and facts is not None and layout(source) == layout(t):
+        source = self._source(t)
+        facts = UNKNOWN if source is None else self._known.of(source) or UNKNOWN
+        if source is not None and place_of(source) == place_of(t) and layout(source) == layout(t):
             self.note(t, facts)
             return
-        for used, known in ((base, self._known.of(base)), (source, facts)):
-            if used is not None and known is not None and known.layer is not None:
-                self._use(known.layer, used)
+        if source is not None and facts.layer is not None:
+            self._use(facts.layer, source)
         self.note(t, UNKNOWN)
+
+    def _source(self, t: Tensor) -> Tensor | None:
+        """The tensor that an unseen view was made of, if something is known of it."""
+        node, number = t.grad_fn, t.output_nr
+        while node is not None and not self._is_explained(node) and node.next_functions:
+            node, number = node.next_functions[0]
+            source = None if node is None else self._known.at_edge(node, number)
+            if source is not None:
+                return source
+        return None
 
     def _spare_parameters(self, node: Node) -> None:
         """See to it that what was made unseen gives nothing to the parameters that it was made of."""

@@ -339,8 +339,8 @@ def _sources(output: Tensor, edges: Sequence[GradientEdge]) -> list[int]:
 
 def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:
     """Whether the output has the values of ``t`` in their places: as its function says, or as a view of all of it."""
-    if t.shape != output.shape or t.dtype != output.dtype:
-        return False
+    if t.is_nested or output.is_nested or t.shape != output.shape or t.dtype != output.dtype:
+        return False  # a nested tensor has no shape
     return is_identity or (place_of(t) == place_of(output) is not None and layout(t) == layout(output))
 
 

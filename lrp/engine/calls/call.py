@@ -102,8 +102,10 @@ def _in_slots(structure: Any) -> Iterator[Any]:
 
 
 def strangeness(structure: Any) -> str | None:
-    """What there is that no rule is made for, in words: complex numbers, sparse tensors; None if nothing."""
+    """What there is that no rule is made for, in words: complex numbers, sparse and nested tensors; None if nothing."""
     if isinstance(structure, Tensor):
+        if structure.is_nested:
+            return "nested tensors, whose rows can be padded and masked instead"
         sparse = "sparse tensors, which .to_dense() makes dense" if structure.layout in _SPARSE else None
         return "complex numbers" if structure.is_complex() else sparse
     if isinstance(structure, (tuple, list, Mapping)):

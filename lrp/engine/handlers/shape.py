@@ -57,7 +57,7 @@ def copies(streams: Streams, call: LiveCall) -> Any:
 
 def converts(streams: Streams, call: LiveCall) -> Any:
     """``torch.as_tensor(data)``: a tensor is itself, or copied; of other data, values alone are taken."""
-    data = call.args[0] if call.args else next((call.kwargs[name] for name in ("data", "obj") if name in call.kwargs), None)
+    data = call.args[0] if call.args else call.kwargs["data"]
     if not isinstance(data, Tensor):
         return NotImplemented
     return streams.follow(call, is_identity=True, nonnegative=streams.known.is_nonnegative(data))
@@ -121,7 +121,7 @@ TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named(*_REARRANGED), rearranges),
     **dict.fromkeys(named(*_COPIES), copies),
     **dict.fromkeys(named(*_FILLS), fills),
-    **dict.fromkeys(named("as_tensor", "asarray"), converts),
+    **dict.fromkeys(named("as_tensor"), converts),
     Tensor.copy_: overwrites,
     **dict.fromkeys(named("register_hook", "retain_grad"), watches),
     **dict.fromkeys(named("pad", "constant_pad_nd"), pads),
