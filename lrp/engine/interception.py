@@ -13,13 +13,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
 from .calls import Call, in_place_target, key_of, strangeness, substitute, tensors_in, tensors_within
 from .checkpoints import Checkpoint, arguments_of_checkpoint, running_frame
-from .checks import check_inputs, check_pattern
+from .checks import check_inputs, check_output, check_pattern, run_as_python
 from .facts import LiveCall
 from .handlers import TABLE, is_head
 from .streams import Streams
@@ -45,15 +46,17 @@ class Interception(TorchFunctionMode):
 
     Args:
         streams: the live tensors.
+        untouched: leaves the model as it was.
     """
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, untouched: Untouched) -> None:
         super().__init__()
-        self.streams = streams
+        self.streams, self._untouched = streams, untouched
         self._checkpoints: WeakKeyDictionary[Any, Checkpoint] = WeakKeyDictionary()
         self._around = streams.checkpoint
         level = torch._C._functorch.peek_interpreter_stack()
         self._level = 0 if level is None else level.level()
+        self._dual_level = forward_ad._current_level
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -61,8 +64,11 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _GRADIENTS:
             _refuse_gradients(Call(func).name)
-        if self._differentiates():
+        transform = self._transform()
+        if transform in _DIFFERENTIATING:
             _refuse_gradients("a derivative by torch.func")
+        if forward_ad._current_level > self._dual_level:
+            _refuse_gradients("forward-mode differentiation, as by torch.func.linearize or make_dual,")
         target = in_place_target(func, args, kwargs)
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
@@ -77,6 +83,8 @@ class Interception(TorchFunctionMode):
         _check_target(call, self.streams)
         if func in _LENDING:
             self.streams.lend(call.live[0])
+        if transform == _VMAP:
+            return self.streams.follow_vmapped(call)
         strange = strangeness((args, kwargs))
         handler = TABLE.get(key_of(func)) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
@@ -84,10 +92,10 @@ class Interception(TorchFunctionMode):
             return result
         return self.streams.follow_unsupported(call, call.name if strange is None else f"{call.name} of {strange}")
 
-    def _differentiates(self) -> bool:
-        """Whether a transform of ``torch.func`` within the forward differentiates what is called."""
+    def _transform(self) -> Any:
+        """The transform of ``torch.func`` within the forward that what is called is under, or None."""
         level = torch._C._functorch.peek_interpreter_stack()
-        return level is not None and level.level() > self._level and level.key() in _DIFFERENTIATING
+        return level.key() if level is not None and level.level() > self._level else None
 
     def _enter_checkpoint(self) -> None:
         """Note which checkpoint the model is in; of a new one, see to it that its recomputation is intercepted too."""
@@ -95,12 +103,12 @@ class Interception(TorchFunctionMode):
         if frame is not None and frame not in self._checkpoints:
             if self.streams.differentiable:
                 raise NotImplementedError("differentiable=True: within torch.utils.checkpoint, relevance has no graph")
-            streams, recompute = self.streams, frame.recompute_fn
+            streams, untouched, recompute = self.streams, self._untouched, frame.recompute_fn
             facts = [streams.facts(t) if streams.is_live(t) else None for t in tensors_in(arguments_of_checkpoint())]
             checkpoint = Checkpoint(facts, len(streams.assignment.chosen))
 
             def intercepted(*arguments: Any) -> None:
-                with Interception(streams.again(checkpoint, arguments)):
+                with untouched.again(), Interception(streams.again(checkpoint, arguments), untouched):
                     recompute(*arguments)
 
             frame.recompute_fn, self._checkpoints[frame] = intercepted, checkpoint
@@ -169,6 +177,7 @@ def _check_target(call: LiveCall, streams: Streams) -> None:
 # What hands the memory of a tensor to others than torch.
 _LENDING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage}
 
+_VMAP = torch._C._functorch.TransformType.Vmap
 _DIFFERENTIATING = {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp}
 _GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
@@ -235,18 +244,21 @@ def _run(
     given = [*tensors_within((args, kwargs))]
     inputs = [t for t in (given if inputs is None else tensors_within(inputs)) if t.requires_grad]
     check_inputs(inputs, forward, args, kwargs)
-    mode = Interception(Streams(inputs, assignment, differentiable))
-    mode.streams.known.vary([t for t in given if not _is_among(t, inputs)])
-    untouched = Untouched(assignment.module, inputs)
+    streams = Streams(inputs, assignment, differentiable)
+    streams.known.vary([t for t in given if not _is_among(t, inputs)])
+    untouched = Untouched(assignment.module, inputs, streams.rescue)
+    mode = Interception(streams, untouched)
     with untouched, mode:
-        output = forward(*args, **kwargs)
+        output = run_as_python(forward, args, kwargs)
     outputs = list(tensors_within(output))
+    check_output(output, outputs)
+    untouched.check(outputs)
     assignment.check(outputs)
-    mode.streams.origins.check(outputs)
-    unsupported = mode.streams.origins.unsupported(outputs)
+    streams.origins.check(outputs)
+    unsupported = streams.origins.unsupported(outputs)
     head = _HEAD if not unsupported and is_head(outputs, assignment.last_name is not None) else None
     _tell(unsupported, [text for text in (untouched.hint, head) if text is not None], strict)
-    mode.streams.settle(outputs)
+    streams.settle(outputs)
     return output
 
 

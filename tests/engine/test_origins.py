@@ -27,6 +27,7 @@ class Model(nn.Module):
         self.a, self.b = nn.Linear(3, 5).double(), nn.Linear(5, 2).double()
         self.token = nn.Parameter(torch.randn(1, 1, 3, dtype=torch.float64))
         self.position = nn.Parameter(torch.randn(1, 3, 3, dtype=torch.float64))
+        self.norm = nn.LayerNorm(5).double()
         self.function = function
 
     def forward(self, x: Tensor) -> Any:
@@ -209,7 +210,6 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
     "dataclass in a list": (lambda y: [Output(None, {"y": y})], lambda o: o[0].other["y"]),  # type: ignore[arg-type]
     "object": (lambda y: SimpleNamespace(y=y), lambda o: o.y),
     "set": (lambda y: {y}, lambda o: next(iter(o))),
-    "iterator": (lambda y: iter([y]), next),
     "beside a constant": (lambda y: (torch.zeros(2), y), lambda o: o[1]),
 }
 

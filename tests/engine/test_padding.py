@@ -60,7 +60,8 @@ def padded(draw: Draw, n: int) -> tuple[Function, tuple[tuple[int, ...], tuple[i
     for _ in range(draw(st.integers(1, 3))):
         widths = draw(st.lists(st.integers(-2, 3), min_size=2 * n, max_size=2 * n))
         grown = [size + sum(widths[2 * i : 2 * i + 2]) for i, size in enumerate(reversed(sizes))][::-1]
-        if min(grown) < 1:
+        left = [size + sum(min(0, w) for w in widths[2 * i : 2 * i + 2]) for i, size in enumerate(reversed(sizes))]
+        if min(*grown, *left) < 1:  # torch cuts off before it pads
             continue
         sizes = grown
         steps += [spelled(draw, widths), BETWEEN[draw(st.sampled_from([*BETWEEN]))]]
