@@ -156,7 +156,7 @@ PARSERS: dict[Key, Callable[..., LinearCall | None]] = {
     **dict.fromkeys(named("outer", "ger"), _outer),
     **dict.fromkeys(named("vecdot"), _vecdot),
     **dict.fromkeys(named("__rmatmul__"), _matmul_from_left),
-    **dict.fromkeys((torch.addmm, Tensor.addmm, "aten::addmm"), _addmm),
+    **dict.fromkeys((torch.addmm, Tensor.addmm), _addmm),
     **dict.fromkeys(named("inner"), _inner),
     **dict.fromkeys(named("tensordot"), _tensordot),
     **dict.fromkeys(named("einsum"), _einsum),

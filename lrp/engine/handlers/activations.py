@@ -19,7 +19,7 @@ from ..backward.kept import unhooked
 from ..calls import Key, named, plain_name
 from ..facts import LiveCall
 from ..streams import Handler, Streams
-from .shares import Shares
+from .shares import passed_on
 
 # Whether no output is negative: the proof has what is known of the input, and the other arguments of the function.
 Proof = Callable[..., bool]
@@ -62,6 +62,10 @@ def _clamp_max(nonnegative: bool, max: Any) -> bool:
     return _clamp(nonnegative, max=max)
 
 
+def _elu(nonnegative: bool, alpha: float = 1, scale: float = 1, *_: Any, **__: Any) -> bool:
+    return nonnegative and scale >= 0  # in torch.nn.functional this is whether it works in place
+
+
 def _nan_to_num(nonnegative: bool, nan: float | None = None, posinf: float | None = None, *_: Any, **__: Any) -> bool:
     return nonnegative and (nan or 0) >= 0 and (posinf or 0) >= 0
 
@@ -97,7 +101,9 @@ def elementwise(streams: Streams, call: LiveCall, **facts: Any) -> Any:
     if isinstance(rule, Gradient):
         return streams.gradient(call, **facts)
     if isinstance(rule, Pass):
-        return streams.relay(call, streams.evaluate(call), [x], Shares([x.shape]), **facts)
+        return streams.relay(call, streams.evaluate(call), *passed_on(call, [x]), **facts)
+    if call.target is not None and call.target is not x:
+        return NotImplemented
 
     def function(t: Tensor) -> Tensor:
         activated: Tensor = call.run(lambda argument: t.clone() if argument is x else streams.value(argument))
@@ -126,12 +132,12 @@ _NONNEGATIVE = """
 """.split()
 
 _KEEP_SIGN = """
-    arcsinh arctan arctanh asinh atan atanh ceil celu deg2rad elu erf expm1 fix floor frac gelu hardshrink hardswish
+    arcsinh arctan arctanh asinh atan atanh ceil celu deg2rad erf expm1 fix floor frac gelu hardshrink hardswish
     leaky_relu log1p mish prelu rad2deg round rrelu selu sgn sign silu sinh softshrink softsign tanh tanhshrink trunc
 """.split()
 
 _SIGNED = """
-    arcsin arctan2 asin atan2 copysign cos fmod hypot ldexp lgamma log log10 log2 logaddexp logaddexp2 logit
+    arcsin arctan2 asin atan2 copysign cos fmod gammaln hypot ldexp lgamma log log10 log2 logaddexp logaddexp2 logit
     log_sigmoid logsigmoid reciprocal remainder __mod__ __rmod__ sin sinc tan xlog1py xlogy
 """.split()
 
@@ -141,6 +147,7 @@ _PROOFS: dict[str, Proof] = {
     **dict.fromkeys(("threshold", "_threshold"), _threshold),
     **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
     "clamp_max": _clamp_max,
+    "elu": _elu,
     "hardtanh": _hardtanh,
     "nan_to_num": _nan_to_num,
     "softplus": _softplus,

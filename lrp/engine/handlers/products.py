@@ -15,7 +15,7 @@ from ..calls import Key, named
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
-from .shares import Shares
+from .shares import passed_on
 
 
 def product(streams: Streams, call: LiveCall) -> Any:
@@ -81,11 +81,7 @@ def hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], **fac
 def _hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], rule: Rule, **facts: Any) -> Any:
     if isinstance(rule, Gradient):
         return streams.gradient(call, **facts)
-    carriers, shares = list(receivers), [1 / len(receivers)] * len(receivers)
-    if call.target is not None and all(t is not call.target for t in receivers):  # a gate that is overwritten
-        carriers, shares = [call.target, *carriers], [0.0, *shares]
-    backward = Shares([t.shape for t in carriers], shares)
-    return streams.relay(call, streams.evaluate(call), carriers, backward, **facts)
+    return streams.relay(call, streams.evaluate(call), *passed_on(call, receivers), **facts)
 
 
 def _operands(input: Any, other: Any) -> tuple[Any, Any]:

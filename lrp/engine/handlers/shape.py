@@ -11,19 +11,19 @@ from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 _MOVES = """
-    as_strided broadcast_to cat channel_shuffle chunk column_stack concat concatenate diag diag_embed diagflat diagonal
+    broadcast_to cat channel_shuffle chunk column_stack concat concatenate diag diag_embed diagflat diagonal
     dsplit dstack expand expand_as flip fliplr flipud gather hsplit hstack index index_select masked_select max_unpool1d
-    max_unpool2d max_unpool3d narrow native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d
+    im2col max_unpool2d max_unpool3d narrow native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d
     reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
     roll rot90 select slice split split_with_sizes stack take take_along_dim tensor_split tile tril triu unbind unfold
     unsafe_chunk unsafe_split upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d vsplit vstack __getitem__
+    _upsample_nearest_exact2d _upsample_nearest_exact3d row_stack vsplit vstack __getitem__
 """.split()
 
 # Of these, the output has every value of the input once.
 _REARRANGED = """
     T mT H mH adjoint atleast_1d atleast_2d atleast_3d flatten moveaxis movedim permute ravel reshape reshape_as
-    squeeze swapaxes swapdims swap_axes t transpose unflatten _unsafe_view unsqueeze view view_as
+    squeeze swapaxes swapdims t transpose unflatten _unsafe_view unsqueeze view view_as
 """.split()
 
 _COPIES = (
@@ -32,14 +32,14 @@ _COPIES = (
 
 # These can put other values than those of their first argument among the output's.
 _FILLS = """
-    block_diag broadcast_tensors cartesian_prod combinations __setitem__ diagonal_scatter fill index_copy
+    as_strided block_diag broadcast_tensors cartesian_prod combinations __setitem__ diagonal_scatter fill index_copy
     index_fill masked_fill masked_scatter meshgrid select_scatter slice_scatter zero
 """.split()
 
 
 def moves(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of the first argument, a tensor or several."""
-    values = tensors_in(call.args[0] if call.args else next(iter(call.kwargs.values())))
+    values = tensors_in(call.args[0] if call.args else call.kwargs)
     return streams.follow(call, nonnegative=all(map(streams.known.is_nonnegative, values)))
 
 
@@ -50,15 +50,14 @@ def rearranges(streams: Streams, call: LiveCall) -> Any:
 
 def copies(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, each in its place."""
-    values = tensors_in(call.args[:1])
-    nonnegative = all(map(streams.known.is_nonnegative, values))
-    return streams.follow(call, is_identity=True, nonnegative=nonnegative)
+    return streams.follow(call, is_identity=True, nonnegative=call.facts[0].nonnegative)
 
 
 def overwrites(streams: Streams, call: LiveCall) -> Any:
     """``target.copy_(source)``: the target's values are those of the source, of which it has one or several copies."""
     source = call.args[1] if len(call.args) > 1 else call.kwargs["src" if "src" in call.kwargs else "other"]
-    return streams.follow(call, is_identity=True, nonnegative=streams.known.is_nonnegative(source))
+    is_identity = isinstance(source, Tensor) and streams.is_live(source)
+    return streams.follow(call, is_identity=is_identity, nonnegative=streams.known.is_nonnegative(source))
 
 
 def watches(streams: Streams, call: LiveCall) -> Any:
