@@ -77,7 +77,7 @@ class Interception(TorchFunctionMode):
         _check_target(call, self.streams)
         if func in _LENDING:
             self.streams.lend(call.live[0])
-        strange = strangeness((args, kwargs))
+        strange = "an argument named self" if "self" in kwargs else strangeness((args, kwargs))
         handler = TABLE.get(key_of(func)) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
         if result is not NotImplemented:

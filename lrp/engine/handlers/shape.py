@@ -45,7 +45,7 @@ def moves(streams: Streams, call: LiveCall) -> Any:
 
 def rearranges(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, in another shape or order."""
-    return streams.follow(call, is_rearranged=True, nonnegative=call.facts[0].nonnegative)
+    return streams.follow(call, is_rearranged=True, nonnegative=all(facts.nonnegative for facts in call.facts))
 
 
 def copies(streams: Streams, call: LiveCall) -> Any:

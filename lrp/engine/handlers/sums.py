@@ -14,14 +14,14 @@ from ...maps import Fixed
 from ...maps.arithmetic import divide
 from ...rules import Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
-from ..calls import Key, named, plain_name, tensors_in
+from ..calls import Key, named, plain_name, substitute, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
 from .linear import linear
 from .pooling import is_plain
 from .products import hand_on, product, quotient
-from .shape import moves, overwrites
+from .shape import copies, moves, overwrites
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ def interpolated(streams: Streams, call: LiveCall) -> Any:
     if call.target is not None:
         return _out_of_place(streams, call, interpolated)
     start, end, weight = _interpolated(*call.args, **call.kwargs)
-    rest = (
-        _applied(streams, taken_from, torch.rsub, weight, 1) if isinstance(weight, Tensor) else 1 - weight
-    )
+    rest = _applied(streams, taken_from, torch.rsub, weight, 1) if isinstance(weight, Tensor) else 1 - weight
     return _sum_of(streams, call, _scaled(streams, start, rest), _scaled(streams, end, weight))
 
 
@@ -148,21 +146,24 @@ def _sum_of(streams: Streams, call: LiveCall, a: Any, b: Any) -> Any:
 
 def _out_of_place(streams: Streams, call: LiveCall, handler: Handler) -> Any:
     """A call that overwrites its target: that which does not, and a copy."""
-    function = getattr(torch, plain_name(call.function).rstrip("_"))
-    result = handler(streams, replace(call, function=function, target=None, rescued=None))
-    if result is NotImplemented or call.target is None:
+    function, target = getattr(torch, plain_name(call.function).rstrip("_")), call.target
+    before = _applied(streams, copies, torch.clone, target)
+    args, kwargs = substitute((call.args, call.kwargs), lambda t: before if t is target else t)
+    result = handler(streams, streams.call(function, *args, **kwargs))
+    if result is NotImplemented or target is None:
         return NotImplemented
-    streams.rescue(call.target)
-    return overwrites(streams, replace(streams.call(Tensor.copy_, call.target, result), target=call.target))
+    return overwrites(streams, replace(streams.call(Tensor.copy_, target, result), target=target))
 
 
-def _terms(input: Any, other: Any, alpha: float = 1.0) -> tuple[Any, Any, float]:
-    return input, other, alpha
+def _terms(input: Any, other: Any, alpha: Any = 1.0) -> tuple[Any, Any, Any]:
+    return (input, alpha, other) if isinstance(alpha, Tensor) else (input, other, alpha)  # torch has both orders
 
 
 def _fused(
     input: Any, *factors: Any, beta: float = 1, alpha: float = 1, value: float = 1, **by_name: Any
 ) -> tuple[Any, tuple[Any, ...], float, float]:
+    if len(factors) == 3:  # torch also has the number before the factors
+        value, *factors = factors  # type: ignore[assignment]
     return input, (*factors, *by_name.values()), beta, alpha * value
 
 
