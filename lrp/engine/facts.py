@@ -59,7 +59,7 @@ class Facts:
         value: the value with its ordinary autograd graph, where relevance shall be differentiable.
         nonnegative: True if no element is below zero.
         top: what no element is above.
-        gate: True if this is made of gates alone, as sigmoids and softmaxes are.
+        gate: True if this is made of gates alone, as sigmoids and softmaxes are, and what divides, as a reciprocal.
         log_gate: True if this is made of logs of gates alone.
         shifted: True if a number was added since the last linear layer.
         data: True if no linear layer lies between the explained inputs and this.

@@ -85,7 +85,7 @@ class Interception(TorchFunctionMode):
             self.streams.lend(call.live[0])
         if transform == _VMAP:
             return self.streams.follow_vmapped(call)
-        strange = strangeness((args, kwargs))
+        strange = "an argument named self" if "self" in kwargs else strangeness((args, kwargs))
         handler = TABLE.get(key_of(func)) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
         if result is not NotImplemented:
@@ -137,7 +137,8 @@ class Interception(TorchFunctionMode):
                 streams.origins.end(call.name)
             constant = result
         else:
-            constant = substitute(result, lambda t: t if t.is_leaf or _is_among(t, written) else t.detach())
+            keeps = streams.differentiable  # by parameters too, whatever a weight was made of them
+            constant = substitute(result, lambda t: t if keeps or t.is_leaf or _is_among(t, written) else t.detach())
             streams.assignment.derive((call.args, call.kwargs), constant)
         if is_varying:
             streams.known.vary((constant, written))

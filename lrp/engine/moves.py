@@ -90,7 +90,10 @@ class Moves(NamedTuple):
         if not self.calls:
             return Neurons(math.prod(sizes), self.shape, tuple(strides))
         probe = torch.empty_strided(self.shape, strides, device="meta")
-        moved = self._run(probe)
+        try:
+            moved = self._run(probe)
+        except RuntimeError:  # a view of other strides cannot be made
+            return Neurons(math.prod(sizes), (), None)
         number, shape = math.prod(sizes), tuple(moved.shape)
         if moved is not probe and moved._base is not probe:
             return Neurons(number, shape, None)

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..engine.assignment import Assignment
-from ..engine.calls import Call, in_place_target, named, tensors_in
+from ..engine.calls import Call, in_place_target, key_of, named, tensors_in
 from ..engine.calls.norms import batch_norm_arguments
 from ..engine.calls.parsing import parse
 from ..maps import Sampled
@@ -129,7 +129,7 @@ class Observation(TorchFunctionMode):
         """Whether this adds a constant to what the waiting layer has put out, or is its batch norm in eval mode."""
         if self._waiting is None or not any(t is self._waiting.z for t in tensors_in((args, kwargs))):
             return False
-        if func in _ADD:
+        if key_of(func) in _ADD:
             z = self._waiting.z
             others = [t for t in tensors_in((args, kwargs)) if t is not z]
             return not any(self._may_depend(t) if t.shape == z.shape else self._depends(t) for t in others)

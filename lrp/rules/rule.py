@@ -268,7 +268,7 @@ class Proportional(Rule):
         """The output ``z``; without the bias ``b``, if it is ignored."""
         if b is None or self.bias != "ignore":
             return z
-        return difference(f, [(x, identity)], w, None, z, [f.per_output(b)], self.epsilon)
+        return difference(f, [(x, identity)], w, None, z, [f.per_output(b)], 0.0)  # its sign counts, too
 
 
 def _fields(rule: Rule) -> tuple[Field[Any], ...]:

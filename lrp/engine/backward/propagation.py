@@ -65,7 +65,7 @@ class Share:
 
     def _in_parts(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         f, size = replace(f, made=self.memory.of(w)), self._samples_at_a_time(f, x, R)
-        if x.dim() == 0 or size >= len(x):
+        if x.numel() == 0 or x.dim() == 0 or size >= len(x):
             return self.rule.redistribute(f, x, w, b, z, R)
         relevance = torch.empty_like(x)
         for part in (slice(start, start + size) for start in range(0, len(x), size)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...maps import Contraction, Convolution, Linear
 from ...maps.convolutions import same_padding
 from ...rules import Family
-from .lookup import Key, named
+from .lookup import named
 
 Ints = int | tuple[int, ...]
 
@@ -86,7 +86,7 @@ def _each(value: Ints, n: int) -> tuple[int, ...]:
     return values * n if len(values) == 1 else values
 
 
-PARSERS: dict[Key, Callable[..., LinearCall]] = {
+PARSERS: dict[Callable[..., Any], Callable[..., LinearCall]] = {
     **dict.fromkeys(named("linear"), _linear),
     **dict.fromkeys(named("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(named("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...maps import Contraction
 from .linear import LinearCall
-from .lookup import Key, named
+from .lookup import named
 
 
 def swapped(call: LinearCall) -> LinearCall | None:
@@ -151,12 +151,12 @@ def _broadcast(a: torch.Size, b: torch.Size, letters: str) -> tuple[str, str, st
     return of(a, letters[n : 2 * n]), of(b, letters[2 * n : 3 * n]), letters[:n]
 
 
-PARSERS: dict[Key, Callable[..., LinearCall | None]] = {
+PARSERS: dict[Callable[..., Any], Callable[..., LinearCall | None]] = {
     **dict.fromkeys(named("matmul", "mm", "bmm", "mv", "dot", "vdot", "__matmul__"), _matmul),
     **dict.fromkeys(named("outer", "ger"), _outer),
     **dict.fromkeys(named("vecdot"), _vecdot),
     **dict.fromkeys(named("__rmatmul__"), _matmul_from_left),
-    **dict.fromkeys((torch.addmm, Tensor.addmm, "aten::addmm"), _addmm),
+    **dict.fromkeys((torch.addmm, Tensor.addmm), _addmm),
     **dict.fromkeys(named("inner"), _inner),
     **dict.fromkeys(named("tensordot"), _tensordot),
     **dict.fromkeys(named("einsum"), _einsum),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from . import linear, matrices
 from .call import Call
 from .linear import LinearCall
-from .lookup import Key, key_of
+from .lookup import key_of
 
-PARSERS: dict[Key, Callable[..., LinearCall | None]] = {**linear.PARSERS, **matrices.PARSERS}
+PARSERS: dict[Any, Callable[..., LinearCall | None]] = {**linear.PARSERS, **matrices.PARSERS}
 
 
 def parse(call: Call, is_live: Callable[[Tensor], bool]) -> LinearCall | None:

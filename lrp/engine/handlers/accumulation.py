@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...rules import Gradient, Rule
+from ...rules import Family, Gradient, Rule
 from ..backward.propagation import computing_dtype
 from ..calls import Key, as_function, distinct, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from . import linear
-from .pooling import is_plain, winner_takes_all
+from .pooling import Weights, winner_takes_all
 from .shape import fills
 
 
@@ -100,28 +100,31 @@ class Opaque(Fixed):
 
 
 def add_up(
-    streams: Streams, call: LiveCall, terms: Sequence[Any], *, keeps_sign: bool = True, mixes: bool = False,
+    streams: Streams, call: LiveCall, terms: Sequence[Any], *, weights: Weights = Weights.EVEN, keeps_sign: bool = True,
     bare: LiveCall | None = None, scaled: tuple[Any, float] = (None, 1.0), kind: type[Fixed] = Fixed,
+    family: Family = "sum",
 ) -> Any:  # fmt: skip
     """What a function returns that is linear in its terms together.
 
     Args:
         terms: what is added up, live or constant.
-        keeps_sign: whether no term counts negative, besides what is scaled.
-        mixes: whether some elements of live terms may count negative, by weights that the function hides.
+        weights: what is known of the weights of live terms that the function hides.
+        keeps_sign: whether no constant term counts negative.
         bare: the call without the factor of what is scaled.
         scaled: a live term, and its factor.
         kind: the kind of linear map.
+        family: the kind of function.
     """
     live, known = distinct(call.live), streams.known
     if not all(any(t is term for term in terms) for t in live):
         return NotImplemented
     term, factor = scaled
-    facts = {"nonnegative": keeps_sign and not mixes and factor >= 0 and all(map(known.is_nonnegative, terms))}
-    _, rule = streams.rule("sum", call, live[0])
+    keeps_sign = keeps_sign and weights is not Weights.SIGNED and factor >= 0
+    facts = {"nonnegative": keeps_sign and all(map(known.is_nonnegative, terms))}
+    _, rule = streams.rule(family, call, live[0])
     if isinstance(rule, Gradient):
         return streams.follow(call, **facts)
-    if mixes and not is_plain(rule):
+    if not weights.suit(rule):
         return NotImplemented
     tensors = distinct([*live, *tensors_in((call.args, call.kwargs))])
     into = [call.target] if call.target is not None and not any(call.target is t for t in live) else []
@@ -139,32 +142,37 @@ def add_up(
     return streams.relay(call, z, [*into, *live], backward, [z, *saved], **facts)
 
 
-def of_input(streams: Streams, call: LiveCall, mixes: bool = False, kind: type[Fixed] = Fixed) -> Any:
+def of_input(streams: Streams, call: LiveCall, weights: Weights = Weights.EVEN, kind: type[Fixed] = Fixed) -> Any:
     """A function that adds up the elements of its first argument, by weights that the others give."""
-    return add_up(streams, call, [_input(*call.args, **call.kwargs)], mixes=mixes, kind=kind)
+    terms = [_input(*call.args, **call.kwargs)]
+    return add_up(streams, call, terms, weights=weights, kind=kind, family="pool")
 
 
 def roi_align(streams: Streams, call: LiveCall) -> Any:
     """``torchvision.ops.roi_align``, of constant boxes."""
     if streams.differentiable:
         raise NotImplementedError("differentiable=True: roi_align has no second derivative")
-    return of_input(streams, call, kind=Opaque)
+    return of_input(streams, call, weights=Weights.POSITIVE, kind=Opaque)
 
 
 def indexed_add(streams: Streams, call: LiveCall) -> Any:
     """``torch.index_add`` and ``torch.scatter_add``."""
     target, source, alpha = _added(*call.args, **call.kwargs)
-    if alpha == 1 or target is source or not any(source is t for t in call.live):
-        mixes = alpha < 0 and target is source
-        return add_up(streams, call, [target, source], keeps_sign=alpha >= 0, mixes=mixes)
+    if target is source:
+        return add_up(streams, call, [target], weights=Weights.POSITIVE if alpha >= 0 else Weights.SIGNED)
+    if alpha == 1 or not any(source is t for t in call.live):
+        return add_up(streams, call, [target, source], keeps_sign=alpha >= 0)
     bare = replace(call, kwargs={name: value for name, value in call.kwargs.items() if name != "alpha"})
     return add_up(streams, call, [target, source], bare=bare, scaled=(source, alpha))
 
 
 def indexed_put(streams: Streams, call: LiveCall) -> Any:
     """``torch.index_put`` and ``torch.put``, which may add to what is there."""
-    target, values, accumulates = _put(*call.args, **call.kwargs)
-    return add_up(streams, call, [target, values]) if accumulates else fills(streams, call)
+    target, values, accumulates, is_flat = _put(*call.args, **call.kwargs)
+    if not accumulates:
+        return fills(streams, call)
+    weights = Weights.EVEN if is_flat else Weights.POSITIVE  # what is broadcast may be added to one place several times
+    return add_up(streams, call, [target, values], weights=weights)
 
 
 def scattered(streams: Streams, call: LiveCall) -> Any:
@@ -177,26 +185,28 @@ def indexed_reduce(streams: Streams, call: LiveCall) -> Any:
     target, source, reduce = _reduced(*call.args, **call.kwargs)
     if reduce in ("amax", "amin"):
         return winner_takes_all(streams, call)
-    return add_up(streams, call, [target, source]) if reduce in ("sum", "mean") else NotImplemented
+    weights = Weights.EVEN if reduce == "sum" and target is not source else Weights.POSITIVE
+    return add_up(streams, call, [target, source], weights=weights) if reduce in ("sum", "mean") else NotImplemented
 
 
 def segments(streams: Streams, call: LiveCall) -> Any:
     """``torch.segment_reduce``: sums, means, or a winner."""
     data, reduce, initial = _segments(*call.args, **call.kwargs)
     if reduce in ("max", "min") and initial is None:
-        return winner_takes_all(streams, call)
-    return add_up(streams, call, [data]) if reduce in ("sum", "mean") and not initial else NotImplemented
+        return fills(streams, call)  # the largest of an empty segment is -inf
+    is_sum = reduce in ("sum", "mean") and not initial
+    return add_up(streams, call, [data], family="pool") if is_sum else NotImplemented
 
 
 def grid_sample(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.grid_sample``, at constant places."""
-    return of_input(streams, call, mixes=_mode(*call.args, **call.kwargs) in ("bicubic", 2))
+    return of_input(streams, call, weights=_MODES.get(_mode(*call.args, **call.kwargs), Weights.SIGNED))
 
 
 def einsum(streams: Streams, call: LiveCall) -> Any:
     """``torch.einsum``: of one tensor, sums and moves; of several, a product."""
     tensors = list(tensors_in(call.args))
-    return add_up(streams, call, tensors) if len(tensors) == 1 else linear.einsum(streams, call)
+    return add_up(streams, call, tensors, family="pool") if len(tensors) == 1 else linear.einsum(streams, call)
 
 
 def root(streams: Streams, call: LiveCall) -> Any:
@@ -250,9 +260,10 @@ def _added(
 
 
 def _put(
-    input: Tensor, indices: Any, values: Any = None, accumulate: bool = False, *_: Any, source: Any = None
-) -> tuple[Tensor, Any, bool]:
-    return input, values if source is None else source, accumulate
+    input: Tensor, indices: Any = None, values: Any = None, accumulate: bool = False, *_: Any, index: Any = None,
+    source: Any = None,
+) -> tuple[Tensor, Any, bool, bool]:  # fmt: skip
+    return input, values if source is None else source, accumulate, isinstance(indices, Tensor) or index is not None
 
 
 def _reduced(
@@ -274,6 +285,11 @@ def _order(input: Tensor, p: Any = None, *_: Any, ord: Any = None, **__: Any) ->
     return p if ord is None else ord
 
 
+_MODES: dict[str | int, Weights] = {
+    **dict.fromkeys(("bilinear", 0), Weights.POSITIVE),
+    **dict.fromkeys(("nearest", 1), Weights.EVEN),
+}
+
 TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named("cumsum", "trace"), of_input),
     **dict.fromkeys(named("einsum"), einsum),
@@ -287,4 +303,5 @@ TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named("var", "std"), variance),
     **dict.fromkeys(named("var_mean", "std_mean"), variance_and_mean),
     "torchvision::roi_align": roi_align,
+    "torchvision::roi_pool": winner_takes_all,
 }

@@ -20,7 +20,7 @@ from ..backward.kept import unhooked
 from ..calls import Key, named, plain_name
 from ..facts import LiveCall
 from ..streams import Handler, Streams
-from .shares import Shares
+from .shares import passed_on
 
 # Whether no output is negative: the proof has what is known of the input, and the other arguments of the function.
 Proof = Callable[..., bool]
@@ -64,6 +64,10 @@ def _clamp(nonnegative: bool, min: Any = None, max: Any = None) -> bool:
 
 def _clamp_max(nonnegative: bool, max: Any) -> bool:
     return _clamp(nonnegative, max=max)
+
+
+def _elu(nonnegative: bool, alpha: float = 1, scale: float = 1, *_: Any, **__: Any) -> bool:
+    return nonnegative and scale >= 0  # in torch.nn.functional this is whether it works in place
 
 
 def _nan_to_num(nonnegative: bool, nan: float | None = None, posinf: float | None = None, *_: Any, **__: Any) -> bool:
@@ -126,7 +130,8 @@ def power(streams: Streams, call: LiveCall) -> Any:
     is_even = isinstance(exponent, (int, float)) and exponent >= 0 and exponent % 2 == 0
     is_growing = not isinstance(exponent, (int, float)) or exponent >= 0
     nonnegative = is_even or (streams.known.is_nonnegative(base) and is_growing)
-    return elementwise(streams, call, nonnegative=nonnegative)
+    divides = {"gate": True} if isinstance(exponent, (int, float)) and exponent < 0 else {}
+    return elementwise(streams, call, nonnegative=nonnegative, **divides)
 
 
 def elementwise(streams: Streams, call: LiveCall, **facts: Any) -> Any:
@@ -138,7 +143,9 @@ def elementwise(streams: Streams, call: LiveCall, **facts: Any) -> Any:
     if isinstance(rule, Gradient):
         return streams.gradient(call, **facts)
     if isinstance(rule, Pass):
-        return streams.relay(call, streams.evaluate(call), [x], Shares([x.shape]), **facts)
+        return streams.relay(call, streams.evaluate(call), *passed_on(call, [x]), **facts)
+    if call.target is not None and call.target is not x:
+        return NotImplemented
 
     def function(t: Tensor) -> Tensor:
         activated: Tensor = call.run(lambda argument: t.clone() if argument is x else streams.value(argument))
@@ -163,17 +170,17 @@ def _operands(input: Any, other: Any = None, *, exponent: Any = None) -> tuple[A
 
 
 _NONNEGATIVE = """
-    abs absolute acos acosh arccos arccosh cosh erfc exp2 ndtr relu relu6 rsqrt sqrt square
+    abs absolute acos acosh arccos arccosh cosh erfc exp2 ndtr relu relu6 sqrt square
 """.split()
 
 _KEEP_SIGN = """
-    arcsinh arctan arctanh asinh atan atanh ceil celu deg2rad elu erf expm1 fix floor frac gelu hardshrink hardswish
+    arcsinh arctan arctanh asinh atan atanh ceil celu deg2rad erf expm1 fix floor frac gelu hardshrink hardswish
     leaky_relu log1p mish prelu rad2deg round rrelu selu sgn sign silu sinh softshrink softsign tanh tanhshrink trunc
 """.split()
 
 _SIGNED = """
-    arcsin arctan2 asin atan2 copysign cos fmod hypot ldexp lgamma log log10 log2 logaddexp logaddexp2 logit
-    reciprocal remainder __mod__ __rmod__ sin sinc tan xlog1py xlogy
+    arcsin arctan2 asin atan2 copysign cos fmod gammaln hypot ldexp lgamma log log10 log2 logaddexp logaddexp2 logit
+    remainder __mod__ __rmod__ sin sinc tan xlog1py xlogy
 """.split()
 
 _PROOFS: dict[str, Proof] = {
@@ -182,6 +189,7 @@ _PROOFS: dict[str, Proof] = {
     **dict.fromkeys(("threshold", "_threshold"), _threshold),
     **dict.fromkeys(("clamp", "clip", "clamp_min"), _clamp),
     "clamp_max": _clamp_max,
+    "elu": _elu,
     "hardtanh": _hardtanh,
     "nan_to_num": _nan_to_num,
     "softplus": _softplus,
@@ -206,5 +214,7 @@ TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named("exp"), exponential),
     **dict.fromkeys(named("logsigmoid", "log_sigmoid"), partial(elementwise, log_gate=True)),
     **dict.fromkeys(named("sigmoid", "hardsigmoid", "expit"), partial(activation, proof=always, is_gate=True)),
+    **dict.fromkeys(named("rsqrt"), partial(activation, proof=always, is_gate=True)),
+    **dict.fromkeys(named("reciprocal"), partial(activation, proof=as_input, is_gate=True)),
     **dict.fromkeys(named("pow", "float_power", "__pow__", "__rpow__", "__ipow__"), power),
 }

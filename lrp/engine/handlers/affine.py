@@ -89,7 +89,7 @@ def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shi
 def change_of_unit(streams: Streams, call: LiveCall, x: Tensor, rule: Rule, **facts: Any) -> Any:
     """The data in another unit: relevance passes unchanged, as if they had been measured so."""
     if isinstance(rule, Gradient):
-        return streams.follow(call, **facts)
+        return streams.gradient(call, **facts)
     return streams.relay(call, streams.evaluate(call), [x], Shares([x.shape]), **facts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum, auto
 from functools import partial
 from typing import Any
 
@@ -11,16 +12,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...maps import Fixed
-from ...rules import Epsilon, Gradient, Proportional, Rule
+from ...rules import AlphaBeta, Epsilon, Gamma, Gradient, Proportional, Rule, ZBox, ZPlus
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 
 
+class Weights(Enum):
+    """What is known of the weights that a function hides from rules."""
+
+    EVEN = auto()  # those of an output are all the same, and positive: each is as good as 1
+    POSITIVE = auto()
+    SIGNED = auto()
+
+    def suit(self, rule: Rule) -> bool:
+        """Whether the rule does not ask for what it would not be told: the signs of weights, or their sizes."""
+        asks_for_signs = type(rule) in (AlphaBeta, Gamma, ZBox, ZPlus)
+        return self is Weights.EVEN or is_plain(rule) or (self is Weights.POSITIVE and asks_for_signs)
+
+
 def average(streams: Streams, call: LiveCall) -> Any:
     """A linear function of one tensor, with weights that are fixed and positive, or all negative."""
     divisor = call.kwargs.get("divisor_override", call.args[6] if len(call.args) > 6 else None)
-    return fixed(streams, call, keeps_sign=divisor is None or divisor > 0)
+    return fixed(streams, call, Weights.EVEN if divisor is None or divisor > 0 else Weights.SIGNED)
 
 
 def interpolation(streams: Streams, call: LiveCall) -> Any:
@@ -28,19 +42,19 @@ def interpolation(streams: Streams, call: LiveCall) -> Any:
     mode = _mode(*call.args, **call.kwargs)
     if mode.startswith("nearest"):
         return streams.follow(call, is_identity=True, nonnegative=call.facts[0].nonnegative)
-    return fixed(streams, call, keeps_sign=mode != "bicubic")
+    return fixed(streams, call, _MODES.get(mode, Weights.SIGNED))
 
 
-def fixed(streams: Streams, call: LiveCall, keeps_sign: bool = False) -> Any:
+def fixed(streams: Streams, call: LiveCall, weights: Weights = Weights.SIGNED) -> Any:
     """A linear function of one tensor, whose weights are its own."""
     if len(call.live) != 1:
         return NotImplemented
     (x,) = call.live
     _, rule = streams.rule("pool", call, x)
-    facts = {"nonnegative": keeps_sign and call.facts_of(x).nonnegative}
+    facts = {"nonnegative": weights is not Weights.SIGNED and call.facts_of(x).nonnegative}
     if isinstance(rule, Gradient):
         return streams.follow(call, **facts)
-    if not keeps_sign and not is_plain(rule):
+    if not weights.suit(rule):
         return NotImplemented
 
     def function(t: Tensor) -> Tensor:
@@ -60,7 +74,7 @@ def _relay(
 
 
 def is_plain(rule: Rule) -> bool:
-    """Whether the rule takes a map's weights as they are; others ask for their signs, which a function hides."""
+    """Whether the rule takes a map's weights as they are; others ask for their signs or sizes."""
     return type(rule) is Proportional or (type(rule) is Epsilon and rule.exponent == 1)
 
 
@@ -70,14 +84,8 @@ def maximum(streams: Streams, call: LiveCall) -> Any:
     _, rule = streams.rule("max_pool", call, x)
     if isinstance(rule, Gradient):
         return winner_takes_all(streams, call)
-    averaged = _AVERAGES_OF.get(call.name, _no_average)(*call.args[1:], **call.kwargs)
-    if averaged is None:
-        return NotImplemented
-    nonnegative = call.facts_of(x).nonnegative
-    z, total = streams.evaluate(call), averaged(streams.value(x))
-    if not isinstance(z, Tensor):
-        return NotImplemented
-    return _relay(streams, call, x, averaged, rule, z, total=total, nonnegative=nonnegative)
+    averaged = _AVERAGES_OF[call.name.removesuffix("_with_indices")](*call.args, **call.kwargs)
+    return NotImplemented if averaged is None else _as_average(streams, call, x, averaged, rule)
 
 
 def maximum_over(streams: Streams, call: LiveCall) -> Any:
@@ -88,11 +96,20 @@ def maximum_over(streams: Streams, call: LiveCall) -> Any:
     _, rule = streams.rule("max_pool", call, x)
     if isinstance(rule, Gradient):
         return winner_takes_all(streams, call)
+    return _as_average(streams, call, x, _mean(x, **over), rule)
+
+
+def _as_average(
+    streams: Streams, call: LiveCall, x: Tensor, averaged: Callable[[Tensor], Tensor], rule: Rule
+) -> Any:  # fmt: skip
+    """A maximum, with its indices or without, which shares as an average does."""
     z = streams.evaluate(call)
-    averaged, values = _mean(**over), z if isinstance(z, Tensor) else z.values
+    values, *indices = (z,) if isinstance(z, Tensor) else z
     nonnegative, total = call.facts_of(x).nonnegative, averaged(streams.value(x))
     y = _relay(streams, call, x, averaged, rule, values, total=total, nonnegative=nonnegative)
-    return y if isinstance(z, Tensor) else torch.return_types.max((y, z.indices))
+    if isinstance(z, torch.return_types.max):
+        return torch.return_types.max((y, *indices))
+    return (y, *indices) if indices else y
 
 
 def winner_takes_all(streams: Streams, call: LiveCall) -> Any:
@@ -102,21 +119,21 @@ def winner_takes_all(streams: Streams, call: LiveCall) -> Any:
 
 
 def _average_pool(
-    pool: Callable[..., Tensor], kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
+    pool: Callable[..., Tensor], input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+    dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False,
 ) -> Callable[[Tensor], Tensor] | None:  # fmt: skip
-    if return_indices or dilation not in (1, (1,), (1, 1), (1, 1, 1)):
+    if any(step != 1 for step in (dilation if isinstance(dilation, (tuple, list)) else (dilation,))):
         return None
     return partial(pool, kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
 
 
 def _adaptive_average_pool(
-    pool: Callable[..., Tensor], output_size: Any, return_indices: bool = False
-) -> Callable[[Tensor], Tensor] | None:
-    return None if return_indices else partial(pool, output_size=output_size)
+    pool: Callable[..., Tensor], input: Tensor, output_size: Any, return_indices: bool = False
+) -> Callable[[Tensor], Tensor]:
+    return partial(pool, output_size=output_size)
 
 
-def _mean(dim: Any = (), keepdim: bool = False) -> Callable[[Tensor], Tensor]:
+def _mean(input: Tensor, dim: Any = (), keepdim: bool = False) -> Callable[[Tensor], Tensor]:
     return partial(torch.mean, dim=dim, keepdim=keepdim)
 
 
@@ -124,10 +141,6 @@ def _over(input: Tensor, dim: Any = (), keepdim: bool = False, other: Any = None
     """The input of ``torch.max``, and what it is over; None for the larger one of two tensors."""
     is_pair = isinstance(dim, Tensor) or other is not None
     return input, None if is_pair else {"dim": dim, "keepdim": keepdim}
-
-
-def _no_average(*_: Any, **__: Any) -> None:
-    return None
 
 
 def _input(input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -147,8 +160,10 @@ _MAXIMA = [
     for ending in ("", "_with_indices")
 ]
 _UPSAMPLED = "upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa".split()
-_CUBIC = "upsample_bicubic2d _upsample_bicubic2d_aa".split()
+_SIGNED = "upsample_bicubic2d _upsample_bicubic2d_aa _upsample_lanczos2d_aa".split()
 _WINNERS = "maximum amin min minimum fmax fmin topk sort msort kthvalue median cummax cummin".split()
+
+_MODES = {"area": Weights.EVEN, **dict.fromkeys(("linear", "bilinear", "trilinear"), Weights.POSITIVE)}
 
 _AVERAGES_OF: dict[str, Callable[..., Callable[[Tensor], Tensor] | None]] = {
     "amax": _mean,
@@ -162,8 +177,9 @@ _AVERAGES_OF: dict[str, Callable[..., Callable[[Tensor], Tensor] | None]] = {
 TABLE: dict[Key, Handler] = {
     F.interpolate: interpolation,
     **dict.fromkeys(named(*_AVERAGES), average),
-    **dict.fromkeys((*named("mean", "sum", *_UPSAMPLED), F.fold), partial(fixed, keeps_sign=True)),
-    **dict.fromkeys(named(*_CUBIC), fixed),
+    **dict.fromkeys((*named("mean", "sum", "col2im"), F.fold), partial(fixed, weights=Weights.EVEN)),
+    **dict.fromkeys(named(*_UPSAMPLED), partial(fixed, weights=Weights.POSITIVE)),
+    **dict.fromkeys(named(*_SIGNED), fixed),
     **dict.fromkeys(named(*_MAXIMA, "amax"), maximum),
     **dict.fromkeys(named("max"), maximum_over),
     **dict.fromkeys(named(*_WINNERS), winner_takes_all),

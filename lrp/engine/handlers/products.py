@@ -16,7 +16,7 @@ from ..calls import Key, named
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
-from .shares import Shares
+from .shares import passed_on
 
 
 def product(streams: Streams, call: LiveCall) -> Any:
@@ -36,15 +36,17 @@ def quotient(streams: Streams, call: LiveCall) -> Any:
     if is_rounded:
         return NotImplemented
     nonnegative = streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
-    if len(call.live) > 1 or a is not call.live[0]:
-        return hand_on(streams, call, [a if any(a is t for t in call.live) else b], nonnegative=nonnegative)
+    if not any(a is t for t in call.live):
+        return hand_on(streams, call, [b], nonnegative=nonnegative, gate=True)
+    if len(call.live) > 1:
+        return hand_on(streams, call, [a], nonnegative=nonnegative)
     top = _top(call.facts_of(a).top, 1 / b) if isinstance(b, (int, float)) and b else inf
     return _scaled(streams, call, a, b, torch.reciprocal, nonnegative=nonnegative, top=top)
 
 
 def divided_by(streams: Streams, call: LiveCall) -> Any:
     """``b.__rdiv__(a)``, which is ``a / b`` for a number ``a``."""
-    return hand_on(streams, call, call.live)
+    return hand_on(streams, call, call.live, gate=True)
 
 
 def normalized(streams: Streams, call: LiveCall) -> Any:
@@ -83,11 +85,7 @@ def hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], **fac
 def _hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], rule: Rule, **facts: Any) -> Any:
     if isinstance(rule, Gradient):
         return streams.gradient(call, **facts)
-    carriers, shares = list(receivers), [1 / len(receivers)] * len(receivers)
-    if call.target is not None and all(t is not call.target for t in receivers):  # a gate that is overwritten
-        carriers, shares = [call.target, *carriers], [0.0, *shares]
-    backward = Shares([t.shape for t in carriers], shares)
-    return streams.relay(call, streams.evaluate(call), carriers, backward, **facts)
+    return streams.relay(call, streams.evaluate(call), *passed_on(call, receivers), **facts)
 
 
 def _top(top: float, scale: Any) -> float:

@@ -14,10 +14,10 @@ from ..streams import Handler, Streams
 
 _MOVES = """
     broadcast_to cat channel_shuffle column_stack concat concatenate diag diag_embed diagflat dstack
-    expand expand_as flip fliplr flipud gather hstack index index_select masked_select max_unpool1d max_unpool2d
+    expand expand_as flip fliplr flipud gather hstack im2col index index_select masked_select max_unpool1d max_unpool2d
     max_unpool3d native_channel_shuffle pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d
     reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d roll rot90
-    stack take take_along_dim tile tril triu unfold upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    row_stack stack take take_along_dim tile tril triu unfold upsample_nearest1d upsample_nearest2d upsample_nearest3d
     _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d vstack
 """.split()
 
@@ -30,7 +30,7 @@ _PARTS = """
 # Of these, the output has every value of the input once.
 _REARRANGED = """
     T mT H mH adjoint atleast_1d atleast_2d atleast_3d flatten moveaxis movedim permute ravel reshape reshape_as
-    squeeze swapaxes swapdims swap_axes t transpose unflatten _unsafe_view unsqueeze view view_as
+    squeeze swapaxes swapdims t transpose unflatten _unsafe_view unsqueeze view view_as
 """.split()
 
 _COPIES = (
@@ -44,22 +44,18 @@ _FILLS = """
 """.split()
 
 
-_FIRST = "input", "tensors", "tensor", "self"
-
-
 def moves(streams: Streams, call: LiveCall) -> Any:
     """The output's values are values of the first argument, a tensor or several."""
-    first = call.args[0] if call.args else next((call.kwargs[name] for name in _FIRST if name in call.kwargs), None)
+    first = call.args[0] if call.args else call.kwargs.get("tensors", call.kwargs)
     is_alone = isinstance(first, (tuple, list)) and len(first) == 1
-    values = [*tensors_in(first)]
-    nonnegative = bool(values) and all(map(streams.known.is_nonnegative, values))
+    nonnegative = all(map(streams.known.is_nonnegative, tensors_in(first)))
     return streams.follow(call, is_identity=is_alone, nonnegative=nonnegative)
 
 
 def rearranges(streams: Streams, call: LiveCall) -> Any:
     """The output's values are those of the first argument, in another shape or order."""
-    facts = call.facts[0]
-    return streams.follow(call, is_rearranged=True, nonnegative=facts.nonnegative, top=facts.top)
+    nonnegative = all(facts.nonnegative for facts in call.facts)
+    return streams.follow(call, is_rearranged=True, nonnegative=nonnegative, top=max(facts.top for facts in call.facts))
 
 
 def parts(streams: Streams, call: LiveCall) -> Any:
@@ -91,7 +87,8 @@ def converts(streams: Streams, call: LiveCall) -> Any:
 def overwrites(streams: Streams, call: LiveCall) -> Any:
     """``target.copy_(source)``: the target's values are those of the source, of which it has one or several copies."""
     source = call.args[1] if len(call.args) > 1 else call.kwargs["src" if "src" in call.kwargs else "other"]
-    return streams.follow(call, is_identity=True, nonnegative=streams.known.is_nonnegative(source))
+    is_identity = isinstance(source, Tensor) and streams.is_live(source)
+    return streams.follow(call, is_identity=is_identity, nonnegative=streams.known.is_nonnegative(source))
 
 
 def watches(streams: Streams, call: LiveCall) -> Any:

@@ -14,45 +14,66 @@ from ...maps import Fixed
 from ...maps.arithmetic import divide
 from ...rules import Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
-from ..calls import Key, named, tensors_in
+from ..calls import Key, named, plain_name, substitute, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
 from .linear import linear
 from .pooling import is_plain
 from .products import hand_on, product, quotient
-from .shape import fills, moves
+from .shape import copies, moves, overwrites
 
 
 @dataclass(frozen=True)
 class SumRelevance:
-    """The backward of ``z = p a + q b``: each term's share is in proportion to its value, or as the rule has it."""
+    """The backward of ``z = p a + q b``: each term's share is in proportion to its value, or as the rule has it.
+
+    Attributes:
+        p: the weight of a.
+        q: the weight of b.
+        rule: how relevance is shared out.
+        live: which of the two get relevance; one that is constant is a bias.
+    """
 
     p: float
     q: float
     rule: Rule
+    live: tuple[bool, bool]
 
     def __call__(self, R: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         dtype = computing_dtype(R)
-        p_a, q_b, R = self.p * a.to(dtype), self.q * b.to(dtype), R.to(dtype)
-        of_a, of_b = self._shares(p_a, q_b, p_a + q_b, R)
+        of_a, of_b = self._shares(a.to(dtype), b.to(dtype), R.to(dtype))
         return of_a.sum_to_size(a.shape).to(a), of_b.sum_to_size(b.shape).to(b)
 
-    def _shares(self, a: Tensor, b: Tensor, z: Tensor, R: Tensor) -> Sequence[Tensor]:
+    def _shares(self, a: Tensor, b: Tensor, R: Tensor) -> Sequence[Tensor]:
+        p_a, q_b = self.p * a, self.q * b
+        z = p_a + q_b
         if isinstance(self.rule, Proportional) and is_plain(self.rule):
             s = divide(R, z, self.rule.epsilon)
-            return a * s, b * s
-        terms = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
-        f = Fixed(input_shape=tuple(terms.shape), function=partial(torch.sum, dim=-1))
-        return self.rule.redistribute(f, terms, terms.new_ones(()), None, z, R).unbind(-1)
+            return p_a * s, q_b * s
+        x = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
+        live, w = x.new_tensor(self.live), x.new_tensor((self.p, self.q))
+        bias = None if all(self.live) else ((1 - live) * w * x).sum(-1)
+        f = Fixed(input_shape=tuple(x.shape), function=lambda t: (t * live).sum(-1))
+        return self.rule.redistribute(f, x, w, bias, z, R).unbind(-1)
 
 
-def total(streams: Streams, call: LiveCall, p: float = 1.0, q: float = 1.0) -> Any:
-    """``p a + q b``. A term that is constant counts as a bias."""
-    return _total(streams, call, *_terms(p, q, *call.args, **call.kwargs))
+def total(streams: Streams, call: LiveCall, q: float = 1.0) -> Any:
+    """``a + q alpha b``. A term that is constant counts as a bias."""
+    a, b, alpha = _terms(*call.args, **call.kwargs)
+    return _total(streams, call, a, b, 1.0, q * alpha)
 
 
-def _total(streams: Streams, call: LiveCall, a: Any, b: Any, p: float, q: float) -> Any:
+def taken_from(streams: Streams, call: LiveCall) -> Any:
+    """``torch.rsub(a, b)``: ``b - alpha a``."""
+    a, b, alpha = _terms(*call.args, **call.kwargs)
+    return _total(streams, call, a, b, -alpha, 1.0)
+
+
+def _total(
+    streams: Streams, call: LiveCall, a: Any, b: Any, p: float, q: float, is_of_made: bool = False
+) -> Any:  # fmt: skip
+    """``p a + q b``, which the call returns; ``is_of_made`` where not of its arguments, but of what was made of them."""
     nonnegative = min(p, q) >= 0 and streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     facts: dict[str, Any] = {"nonnegative": nonnegative}
     if _is_shift(a) or _is_shift(b):
@@ -63,17 +84,17 @@ def _total(streams: Streams, call: LiveCall, a: Any, b: Any, p: float, q: float)
         found = affine(streams, call, x, rule, scale, shift, of_shift=partial(torch.mul, times), **facts)
         if found is not NotImplemented:
             return found
-    if isinstance(rule, Gradient):
+    if isinstance(rule, Gradient) and not is_of_made:
         return streams.follow(call, **facts)
     if _is_of_layer(call, a, p) or _is_of_layer(call, b, q):
-        a, b = _times(streams, a, p), _times(streams, b, q)
-        return _total(streams, _of_terms(streams, call, a, b), a, b, 1.0, 1.0)
+        return _sum_of(streams, call, _scaled(streams, a, p), _scaled(streams, b, q))
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
         return hand_on(streams, call, call.live, **facts)
     a, b = (t if isinstance(t, Tensor) else call.live[0].new_tensor(t) for t in (a, b))
     saved = [streams.value_before(call, t) for t in (a, b)]
     carriers = [streams.carrier(t) for t in (a, b)]
-    return streams.relay(call, streams.evaluate(call), carriers, SumRelevance(p, q, rule), saved, **facts)
+    backward = SumRelevance(p, q, rule, (streams.is_live(a), streams.is_live(b)))
+    return streams.relay(call, streams.evaluate(call), carriers, backward, saved, **facts)
 
 
 def _is_shift(term: Any) -> bool:
@@ -83,28 +104,29 @@ def _is_shift(term: Any) -> bool:
     return isinstance(term, (int, float)) and term != 0
 
 
-def total_with_product(streams: Streams, call: LiveCall, of: Callable[..., Any], handler: Handler) -> Any:
+def total_with_product(
+    streams: Streams, call: LiveCall, of: Callable[..., Any], handler: Handler, equation: Sequence[str] = ()
+) -> Any:
     """``p input + q of(first, second)``, as ``torch.addcmul``: a product, and a sum."""
+    if call.target is not None:
+        return _out_of_place(streams, call, partial(total_with_product, of=of, handler=handler, equation=equation))
     found = linear(streams, call)  # a layer, whose bias the input is
     if found is not NotImplemented:
         return found
     term, factors, p, q = _fused(*call.args, **call.kwargs)
-    made = _applied(streams, handler, of, *factors)
+    made = _applied(streams, handler, of, *equation, *factors)
     if made is NotImplemented:
         return NotImplemented
-    return _total(streams, _of_terms(streams, call, term, made), term, made, p, q)
+    return _sum_of(streams, call, _scaled(streams, term, p), _scaled(streams, made, q))
 
 
 def interpolated(streams: Streams, call: LiveCall) -> Any:
     """``torch.lerp``: the sum of ``(1 - weight) start`` and ``weight end``."""
     if call.target is not None:
-        return _written(streams, call.target, interpolated(streams, replace(call, function=torch.lerp, target=None)))
+        return _out_of_place(streams, call, interpolated)
     start, end, weight = _interpolated(*call.args, **call.kwargs)
-    rest = (
-        _applied(streams, partial(total, p=-1.0), torch.rsub, weight, 1) if isinstance(weight, Tensor) else 1 - weight
-    )
-    a, b = _applied(streams, product, torch.mul, start, rest), _applied(streams, product, torch.mul, end, weight)
-    return _total(streams, _of_terms(streams, call, a, b), a, b, 1.0, 1.0)
+    rest = _applied(streams, taken_from, torch.rsub, weight, 1) if isinstance(weight, Tensor) else 1 - weight
+    return _sum_of(streams, call, _scaled(streams, start, rest), _scaled(streams, end, weight))
 
 
 def difference(streams: Streams, call: LiveCall) -> Any:
@@ -124,34 +146,42 @@ def _applied(streams: Streams, handler: Handler, function: Callable[..., Any], *
     return handler(streams, call) if call.live else function(*args)
 
 
+def _scaled(streams: Streams, t: Any, factor: Any) -> Any:
+    is_one = isinstance(factor, (int, float)) and factor == 1
+    return t if is_one else _applied(streams, product, torch.mul, t, factor)
+
+
 def _is_of_layer(call: LiveCall, t: Any, factor: float) -> bool:
     """Whether a factor other than 1 stands before the output of a layer, which it belongs to."""
     return factor != 1 and isinstance(t, Tensor) and call.facts_of(t).layer is not None
 
 
-def _times(streams: Streams, t: Any, factor: float) -> Any:
-    return t if factor == 1 else _applied(streams, product, torch.mul, t, factor)
+def _sum_of(streams: Streams, call: LiveCall, a: Any, b: Any) -> Any:
+    """What the call returns, as the sum of two tensors that other handlers have made."""
+    live = [t for t in tensors_in((a, b)) if streams.is_live(t)]
+    return _total(streams, replace(call, live=live, facts=[streams.facts(t) for t in live]), a, b, 1.0, 1.0, True)
 
 
-def _of_terms(streams: Streams, call: LiveCall, *terms: Any) -> LiveCall:
-    """The call as a sum of these terms, of which those that are live were made by other handlers."""
-    live = [t for t in tensors_in(terms) if streams.is_live(t)]
-    return replace(call, live=live, facts=[streams.facts(t) for t in live])
+def _out_of_place(streams: Streams, call: LiveCall, handler: Handler) -> Any:
+    """A call that overwrites its target: that which does not, and a copy."""
+    function, target = getattr(torch, plain_name(call.function).rstrip("_")), call.target
+    before = _applied(streams, copies, torch.clone, target)
+    args, kwargs = substitute((call.args, call.kwargs), lambda t: before if t is target else t)
+    result = handler(streams, streams.call(function, *args, **kwargs))
+    if result is NotImplemented or target is None:
+        return NotImplemented
+    return overwrites(streams, replace(streams.call(Tensor.copy_, target, result), target=target))
 
 
-def _written(streams: Streams, target: Tensor, source: Tensor) -> Any:
-    """What ``target.copy_(source)`` returns."""
-    streams.rescue(target)
-    return fills(streams, replace(streams.call(Tensor.copy_, target, source), target=target))
-
-
-def _terms(p: float, q: float, input: Any, other: Any, *, alpha: float = 1.0) -> tuple[Any, Any, float, float]:
-    return input, other, p, q * alpha
+def _terms(input: Any, other: Any, alpha: Any = 1.0) -> tuple[Any, Any, Any]:
+    return (input, alpha, other) if isinstance(alpha, Tensor) else (input, other, alpha)  # torch has both orders
 
 
 def _fused(
     input: Any, *factors: Any, beta: float = 1, alpha: float = 1, value: float = 1, **by_name: Any
 ) -> tuple[Any, tuple[Any, ...], float, float]:
+    if len(factors) == 3:  # torch also has the number before the factors
+        value, *factors = factors  # type: ignore[assignment]
     return input, (*factors, *by_name.values()), beta, alpha * value
 
 
@@ -165,24 +195,21 @@ def _differences(
     return n, dim, [t for t in (prepend, input, append) if t is not None]
 
 
-_FUSED: dict[str, tuple[Callable[..., Any], Handler]] = {
-    "addcmul": (torch.mul, product),
-    "addcdiv": (torch.div, quotient),
-    "addmm": (torch.mm, linear),
-    "addmv": (torch.mv, linear),
-    "addr": (torch.outer, linear),
-    "baddbmm": (torch.bmm, linear),
+_FUSED: dict[str, Handler] = {
+    "addbmm": partial(total_with_product, of=torch.einsum, handler=linear, equation=("bij,bjk->ik",)),
+    "addcmul": partial(total_with_product, of=torch.mul, handler=product),
+    "addcdiv": partial(total_with_product, of=torch.div, handler=quotient),
+    "addmm": partial(total_with_product, of=torch.mm, handler=linear),
+    "addmv": partial(total_with_product, of=torch.mv, handler=linear),
+    "addr": partial(total_with_product, of=torch.outer, handler=linear),
+    "baddbmm": partial(total_with_product, of=torch.bmm, handler=linear),
 }
 
 TABLE: dict[Key, Handler] = {
     **dict.fromkeys(named("add", "__add__", "__radd__", "__iadd__"), total),
     **dict.fromkeys(named("sub", "subtract", "__sub__", "__isub__"), partial(total, q=-1.0)),
-    **dict.fromkeys(named("__rsub__", "rsub"), partial(total, p=-1.0)),
+    **dict.fromkeys(named("__rsub__", "rsub"), taken_from),
     **dict.fromkeys(named("lerp"), interpolated),
     **dict.fromkeys(named("diff"), difference),
-    **{
-        function: partial(total_with_product, of=of, handler=handler)
-        for name, (of, handler) in _FUSED.items()
-        for function in named(name)
-    },
+    **{function: handler for name, handler in _FUSED.items() for function in named(name)},
 }
