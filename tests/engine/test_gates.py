@@ -111,10 +111,10 @@ def test_an_activation_is_a_signal(name: str, rule: Rule | str) -> None:
 @pytest.mark.parametrize("clamp", [lambda x: x.clamp(0, 1), lambda x: F.relu6(x + 3), lambda x: F.hardtanh(x, 0, 1)])
 def test_data_within_bounds_are_no_gate(clamp: Function) -> None:
     def weighed(x: Tensor, of_data: Function) -> Tensor:
-        return F.linear(clamp(x) * F.linear(of_data(x), W[:3]), W2[:, :3])
+        return F.linear(of_data(clamp(x)) * F.linear(x, W[:3]), W2[:, :3])
 
-    of_both = explained(partial(weighed, of_data=lambda x: x), X, Epsilon(1e-14))
-    assert error(of_both, explained(partial(weighed, of_data=Tensor.detach), X, Epsilon(1e-14))) > 1e-3
+    with_data = explained(partial(weighed, of_data=lambda x: x), X, Epsilon(1e-14))
+    assert error(with_data, explained(partial(weighed, of_data=Tensor.detach), X, Epsilon(1e-14))) > 1e-3
 
 
 # 2. A gate that is a part of a larger tensor.
