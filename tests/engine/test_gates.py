@@ -229,6 +229,19 @@ def test_a_view_of_all_makes_a_gate_of_all(view: Function, rule: Rule | str) -> 
     assert error_between(lambda t, h: h * written_to(t, view), lambda t, h: h * t.sigmoid(), rule) < 1e-12
 
 
+def test_what_was_written_between_is_no_part_of_it() -> None:
+    def every_second(t: Tensor, h: Tensor) -> Tensor:
+        t = t.clone()
+        t[:, ::2].sigmoid_()
+        return h[:, :3] * t[:, :3]
+
+    def of(x: Tensor, of_part: Function) -> Tensor:
+        return every_second(of_part(F.linear(x, W)), F.linear(x, V))
+
+    found = explained(partial(of, of_part=lambda t: t), X, Epsilon(0.1))
+    assert error(found, explained(partial(of, of_part=Tensor.detach), X, Epsilon(0.1))) > 1e-3
+
+
 @given(st.data())
 def test_a_part_is_a_gate_where_only_gates_were_written(data: st.DataObject) -> None:
     """Drawn writes to slices: only gates count as gates, and what was written last is known."""
