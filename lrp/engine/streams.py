@@ -198,7 +198,7 @@ class Streams:
                     layer = self._keep(of_source.layer, source) if is_part else of_source.layer
                     nth = None if isinstance(outputs, Tensor) else number
                     known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source, nth, not is_part)))
-            if call.target is None and (of_base := self._of_base(output)) is not None:
+            if call.target is None and output._base is not None and (of_base := self._of_base(output)) is not None:
                 known = replace(known, **inherited([of_base]))
             is_used |= known.layer is None or (call.target is not None and call.target._base is not None)
             self._note(output, value, known, call)
@@ -355,10 +355,10 @@ class Streams:
     def _of_base(self, t: Tensor) -> Facts | None:
         """What is known of a view by what was written to its base, through it or others."""
         base = t._base
-        if base is None or place_of(base) != place_of(t):
+        facts = None if base is None else self.known.of(base)
+        if base is None or facts is None or place_of(base) != place_of(t):
             return None
-        facts = self.known.of(base)
-        return None if facts is None else facts.of_part(Box.of(t, base))
+        return facts.of_part(Box.of(t, base)) if facts.parts else Facts(**inherited([facts]))
 
 
 def _shown(rule: Rule, f: LinearMap, z: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def taken_from(streams: Streams, call: LiveCall) -> Any:
 def _total(
     streams: Streams, call: LiveCall, a: Any, b: Any, p: float, q: float, is_of_made: bool = False
 ) -> Any:  # fmt: skip
-    """``p a + q b``, which the call returns; ``is_of_made`` where not of its arguments, but of what was made of them."""
+    """``p a + q b``, which the call returns; ``is_of_made`` where these are not its arguments, but made of them."""
     nonnegative = min(p, q) >= 0 and streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
     facts: dict[str, Any] = {"nonnegative": nonnegative}
     if _is_shift(a) or _is_shift(b):
