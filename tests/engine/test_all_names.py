@@ -171,7 +171,8 @@ def explained(function: Function, arguments: Arguments, live: Sequence[Tensor]) 
     except RuntimeError:
         return None
     except ValueError as error:
-        assert "no output depends" in str(error)
+        if "no output depends" not in str(error):
+            raise
         return "constant"
     R = [numbers(*t.shape, seed=5).to(t.dtype) for t in y]
     try:

@@ -59,9 +59,9 @@ def padded(draw: Draw, n: int) -> tuple[Function, tuple[tuple[int, ...], tuple[i
     steps: list[Function] = []
     for _ in range(draw(st.integers(1, 3))):
         widths = draw(st.lists(st.integers(-2, 3), min_size=2 * n, max_size=2 * n))
-        grown = [size + sum(widths[2 * i : 2 * i + 2]) for i, size in enumerate(reversed(sizes))][::-1]
-        left = [size + sum(min(0, w) for w in widths[2 * i : 2 * i + 2]) for i, size in enumerate(reversed(sizes))]
-        if min(*grown, *left) < 1:  # torch cuts off before it pads
+        pairs = zip(reversed(sizes), widths[::2], widths[1::2], strict=True)
+        grown = [size + near + far if size + min(near, 0) + min(far, 0) >= 0 else 0 for size, near, far in pairs][::-1]
+        if min(grown) < 1:  # nothing would be left, or torch would not cut as much off
             continue
         sizes = grown
         steps += [spelled(draw, widths), BETWEEN[draw(st.sampled_from([*BETWEEN]))]]
@@ -88,8 +88,8 @@ def spelled(draw: Draw, widths: Sequence[int]) -> Function:
 
 
 @st.composite
-def convolved(draw: Draw, n: int) -> tuple[Callable[[Tensor, Tensor, Tensor | None], Tensor], Tensor, Tensor, Tensor]:
-    """A convolution of any geometry of what was padded: a function of x, w and b, and these."""
+def convolved(draw: Draw, n: int) -> tuple[Callable[..., Tensor], Function, Tensor, Tensor, Tensor]:
+    """A convolution of any geometry of what was padded: a function of x, w and b, the pads alone, and x, w and b."""
     pad, (given, sizes) = draw(padded(n))
     groups, dilation = draw(st.integers(1, 2)), [draw(st.integers(1, 2)) for _ in sizes]
     stride, own = [draw(st.integers(1, 2)) for _ in sizes], [draw(st.integers(0, 1)) for _ in sizes]
@@ -102,7 +102,7 @@ def convolved(draw: Draw, n: int) -> tuple[Callable[[Tensor, Tensor, Tensor | No
     def function(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return convolve(pad(x), w, b, stride, own, dilation, groups)
 
-    return function, x, w, b
+    return function, pad, x, w, b
 
 
 def relevance(function: Function, x: Tensor, R: Tensor, rule: Rule | str) -> Tensor:
@@ -112,15 +112,16 @@ def relevance(function: Function, x: Tensor, R: Tensor, rule: Rule | str) -> Ten
 
 @every_rule
 @pytest.mark.parametrize("n", [1, 2, 3])
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(data=st.data(), seed=seeds)
 def test_pads_and_a_convolution_are_one_layer(n: int, rule: str, data: st.DataObject, seed: int) -> None:
-    function, x, w, b = data.draw(convolved(n))
+    function, pad, x, w, b = data.draw(convolved(n))
     own, formula, options = RULES[rule]
     R = torch.randn(function(x, w, b).shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     W, mask = (reference.dense(lambda t, v=v: function(t, v, None), x.shape[1:]) for v in (w, torch.ones_like(w)))
+    left = x * reference.dense(pad, x.shape[1:]).sum(0).view(x.shape[1:])  # what is cut off has no sign
     biases = function(torch.zeros_like(x[:1]), w, b).flatten()
-    rows = [formula(W, biases, t.flatten(), r.flatten(), mask=mask, **options) for t, r in zip(x, R, strict=True)]
+    rows = [formula(W, biases, t.flatten(), r.flatten(), mask=mask, **options) for t, r in zip(left, R, strict=True)]
     expected = torch.stack(rows).view(x.shape)
     actual = relevance(lambda t: function(t, w, b), x, R, own)
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10 * max(1.0, float(expected.abs().max())))
@@ -157,6 +158,16 @@ def test_who_pads_makes_no_difference(rule: Rule | str, between: str) -> None:
 def test_zeros_stay_zeros_in_another_dtype(rule: Rule | str) -> None:
     actual = explained(lambda x: F.conv2d(F.pad(x, (1, 1, 1, 1)).double(), W, B), X.float(), rule)
     assert error(actual, explained(lambda x: F.conv2d(x.double(), W, B, padding=1), X.float(), rule)) < 1e-6
+
+
+@pytest.mark.parametrize("rule", ["flat", "epsilon"])
+def test_the_trace_shows_what_the_layer_takes(rule: str) -> None:
+    model = networks.randomize(lrp.Sequential(nn.ZeroPad2d((1, 2, 0, 1)), lrp.Conv2d(2, 3, 3)))
+    y = model(X.clone().requires_grad_(), explain=True, rule=rule)
+    with lrp.trace.record() as relevances:
+        y.sum().backward()
+    assert relevances["1"].shape == (2, 2, 7, 9)
+    assert not relevances["1"][..., :1].any()
 
 
 ARE_INPUTS: dict[str, tuple[Function, Function]] = {

@@ -288,9 +288,11 @@ def test_a_way_to_share_of_ones_own_inherits_no_promise(parent: type, monkeypatc
     z.sum().backward()
     assert torch.allclose(x.grad, torch.full_like(x, 7) * z.detach().sum() / 2)
     assert not rule.is_divisible(x)
+    assert rule.counts_zeros()
     kept = type("Kept", (parent,), {})  # one that shares as its parent does keeps its promises
     assert kept.is_divisible is parent.is_divisible
     assert kept.needs_output is parent.needs_output
+    assert kept.counts_zeros is parent.counts_zeros
 
 
 @pytest.mark.parametrize("method", ["share", "pull", "total"])
