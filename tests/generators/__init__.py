@@ -15,6 +15,3 @@ A new spelling is a line in a table of the steps; a new function a step, with a 
 
 # What the tests do not draw because it fails: patterns of steps and labels, kind by kind. To be emptied.
 KNOWN_TO_FAIL: tuple[str, ...] = ()
-
-EXAMPLES = 400  # what the tests draw
-SEED = 0

@@ -1,9 +1,15 @@
-"""Drawing programs with hypothesis: the steps in any order, then what cannot be judged is thrown away."""
+"""Drawing programs: which steps follow one another.
+
+By number they are independent draws, which many mistakes need to be seen. Hypothesis draws what is small, again and
+again, and makes what fails smaller.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
 
 from hypothesis import strategies as st
 
@@ -20,6 +26,7 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "masked": identities.masked,
     "total": sums.total,
     "average": sums.average,
+    "sums": sums.running,
     "winner": sums.winner,
     "number": elementwise.number,
     "constant": elementwise.constant,
@@ -40,84 +47,145 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "mixed": gates.mixed,
     "product": gates.product,
 }
-LAST = {  # of the whole program, and once in how many of them
-    "hooked": (identities.hooked, 6),
-    "checkpointed": (checkpoints.checkpointed, 6),
-    "cut": (identities.cut, 30),
+LAST: dict[str, Callable[[Builder], None]] = {
+    "hooked": identities.hooked,
+    "checkpointed": checkpoints.checkpointed,
+    "cut": identities.cut,
 }
 ANY = "any"
-PHRASES = (
-    (ANY,),
-    ("layer", "relu", ANY),
-    ("layer", "relu", ANY, "layer"),
-    ("layer", "relu", "number", "layer"),
-    ("layer", "relu", "constant", "layer"),
-    ("layer", "relu", "hidden_write", "layer"),
-    ("layer", "relu", "fill", "layer"),
-    ("layer", "relu", "activation", "layer"),
-    ("layer", "relu", "average", "layer"),
-    ("relu", ANY, "layer"),
-    ("layer", ANY, "affine"),
-    ("layer", "identity", "affine"),
-    ("layer", "affine", "relu"),
-    ("layer", "masked", "affine"),
-    ("layer", "norm", "layer"),
-    ("layer", "winner", "overwritten"),
-    ("layer", "overwritten", "affine"),
-    ("layer", "relu", ANY, "overwritten"),
-    ("layer", "unseen"),
-    ("layer", "gate", ANY, "gated"),
-    ("layer", "gate", "of_a_gate", "gated"),
-    ("layer", "gate", "identity", "gated"),
-    ("gate", "mixed"),
-    ("layer", "layer", "total", ANY),
-    ("layer", "relu", "detached"),
-    ("move", "joined", "layer"),
-    ("layer", "joined", "layer"),
-)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Networks that have something in common, in which one kind of mistake shows.
+
+    Attributes:
+        examples: how many the tests draw.
+        phrases: steps that follow one another, one of which each network has.
+        cases: the rules that tell.
+        last: what is done to the whole program in the end, and how often: once in so many.
+    """
+
+    examples: int
+    phrases: tuple[tuple[str, ...], ...]
+    cases: tuple[str, ...] = tuple(CASES)
+    last: tuple[tuple[str, int], ...] = (("hooked", 6), ("checkpointed", 8), ("cut", 30))
+
+
+_SIGNS = ("zplus", "gamma", "alpha1beta0", "alpha2beta1 absorb", "gamma+epsilon")
+_SIGNED = ("number", "number", "constant", "fill", "fill", "activation", "activation", "activation", "average", "move")
+KINDS = {
+    "sign": Kind(150, (*(("layer", "relu", step, "layer") for step in (*_SIGNED, "hidden_write", "winner")),), _SIGNS),
+    "gate": Kind(
+        110,
+        (
+            ("layer", "gate", "of_a_gate", "gated"),
+            ("layer", "gate", "of_a_gate", "of_a_gate", "gated"),
+            ("layer", "gate", "of_a_gate", "move", "gated"),
+            ("layer", "gate", "identity", "gated"),
+            ("layer", "gate", "layer", "product"),
+            ("layer", "gate", "gated", "layer"),
+            ("layer", "gate", "mixed"),
+        ),
+    ),
+    "layer": Kind(
+        90,
+        (
+            ("layer", "identity", "affine"),
+            ("layer", "identity", "number"),
+            ("layer", "affine", "relu"),
+            ("layer", "masked", "affine"),
+            ("layer", "constant", ANY),
+            ("layer", "winner", "overwritten"),
+            ("layer", "overwritten", "affine"),
+            ("layer", "relu", ANY, "overwritten"),
+            ("layer", ANY, "affine"),
+            ("layer", "detached"),
+        ),
+    ),
+    "data": Kind(
+        60,
+        tuple(
+            (step, *then)
+            for step in ("affine", "number", "padded_batch", "joined", "identity", "token")
+            for then in (("layer",), ("layer", "layer", "total"))
+        ),
+        ("epsilon_plus_flat", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "zplus", "flat"),
+    ),
+    "flow": Kind(
+        70,
+        (
+            ("layer", "relu", "sums"),
+            ("layer", "layer", "total"),
+            ("layer", "total"),
+            ("layer", "relu", "detached"),
+            ("layer", "joined", "layer"),
+            ("layer", "token", "layer"),
+            ("layer", "slice_written", "layer"),
+            ("layer", "norm", "layer"),
+            ("layer", "unseen"),
+        ),
+        last=(("checkpointed", 3), ("cut", 12)),
+    ),
+    "any": Kind(60, ((ANY,), (ANY, ANY), ("relu", ANY, "layer"), ("layer", "relu", ANY), ("layer", ANY))),
+}
+ALL = tuple(phrase for kind in KINDS.values() for phrase in kind.phrases)
 OF_DATA = ("affine", "number", "constant", "total", "joined", "padded_batch", "token", "move", "identity")
-MOST_PHRASES = 4
+
+
+def random_network(kind: str, number: int, off: Sequence[str] = ()) -> tuple[str, Program]:
+    """The rule and the program of this number, of one of :data:`KINDS`: each number is a draw of its own."""
+    integer = Random(f"{kind} {number}").randint
+    cases = KINDS[kind].cases
+    case = cases[integer(0, len(cases) - 1)]
+    return case, write(integer, case, off, kind)
 
 
 @st.composite
 def networks(draw: Callable, off: Sequence[str] = (), cases: Sequence[str] = tuple(CASES)) -> tuple[str, Program]:
-    """A rule and a program for it, without what the patterns ``off`` match."""
+    """A rule and a program for it, which hypothesis can make smaller."""
+
+    def integer(low: int, high: int) -> int:
+        return draw(st.integers(low, high))
+
     case = draw(st.sampled_from(cases))
-    return case, draw(programs(case, off))
+    return case, write(integer, case, off, draw(st.sampled_from([*KINDS])))
 
 
-@st.composite
-def programs(draw: Callable, case: str, off: Sequence[str] = ()) -> Program:
-    """A program, for a rule of :data:`CASES`, without what the patterns ``off`` match.
+def write(integer: Callable[[int, int], int], case: str, off: Sequence[str] = (), kind: str = "any") -> Program:
+    """A program for a rule of :data:`CASES`, without what the patterns ``off`` match.
 
     Args:
+        integer: draws a number from the first to the second.
         case: the key of the rule.
         off: patterns of steps and of labels, as ``program.labels`` shows them.
+        kind: the key of one of :data:`KINDS`.
     """
     rule = CASES[case]
-    b = Builder(draw, rule.exact, not rule.reaches_zeros, rule.absorbs, tuple(off))
-    shapes = [draw(_shapes()) for _ in range(draw(st.sampled_from([1, 1, 1, 2])))]
+    b = Builder(integer, rule.exact, not rule.reaches_zeros, rule.absorbs, tuple(off))
+    shapes = [_shape(b) for _ in range(b.choose([1, 1, 1, 2]))]
     for i, shape in enumerate(shapes):
         identities.source(b, Value(f"x{i}", shape, kind="data"))
-    steps = [name for name in STEPS if b.allows(name)]
-    before = [OF_DATA[i] for i in draw(st.lists(st.integers(0, len(OF_DATA) - 1), max_size=2))]
-    for name in before:
-        if b.allows(name):
+    if kind != "data":
+        _take(b, [b.choose(OF_DATA) for _ in range(b.integer(0, 2))])
+    before = [b.choose(ALL) for _ in range(b.integer(0, 1))]
+    after = [b.choose(ALL) for _ in range(b.integer(0, 1))]
+    for phrase in (*before, b.choose(KINDS[kind].phrases), *after):
+        _take(b, phrase)
+    for label, often in KINDS[kind].last:
+        if b.integer(1, often) == often:
+            _take(b, [label])
+    return b.finish(shapes, b.integer(0, 2**16))
+
+
+def _take(b: Builder, names: Sequence[str]) -> None:
+    """Take these steps, those that can be taken."""
+    for name in names:
+        if name is ANY or b.allows(name):
             with suppress(Skip):
-                STEPS[name](b)
-    for _ in range(b.integer(1, MOST_PHRASES)):
-        for name in b.choose(PHRASES):
-            if name is ANY or b.allows(name):
-                with suppress(Skip):
-                    STEPS[b.choose(steps) if name is ANY else name](b)
-    for label, (step, often) in LAST.items():
-        with suppress(Skip):
-            if b.integer(1, often) == often and b.allows(label):
-                step(b)
-    return b.finish(shapes, draw(st.integers(0, 2**16)))
+                (STEPS | LAST)[b.choose([step for step in STEPS if b.allows(step)]) if name is ANY else name](b)
 
 
-@st.composite
-def _shapes(draw: Callable) -> tuple[int, ...]:
-    sizes = [draw(st.integers(2, 4)) for _ in range(draw(st.integers(1, 3)))]
+def _shape(b: Builder) -> tuple[int, ...]:
+    sizes = [b.integer(2, 4) for _ in range(b.integer(1, 3))]
     return tuple(size + 1 if i else size for i, size in enumerate(sizes))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from generators import KNOWN_TO_FAIL
 from generators.checks import Verdict, judge
-from generators.drawing import programs
+from generators.drawing import networks
 from generators.program import Program
 from generators.readings import CASES
 
@@ -52,8 +52,7 @@ class Hunt:
                   phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False)  # fmt: skip
         @given(st.data())
         def run(data: st.DataObject) -> None:
-            case = data.draw(st.sampled_from(self.cases))
-            program = data.draw(programs(case, tuple(self.off)))
+            case, program = data.draw(networks(tuple(self.off), self.cases))
             verdict = judge(program, case)
             self.verdicts[verdict.kind] += 1
             (self.right if verdict else self.wrong).update(program.labels)

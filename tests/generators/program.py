@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
-from hypothesis import strategies as st
 from networks import randomize
 from torch import Tensor, nn
 
@@ -142,17 +141,17 @@ class Program:
 
 @dataclass
 class Builder:
-    """Writes a program while hypothesis draws.
+    """Writes a program by what is drawn.
 
     Args:
-        draw: hypothesis' draw.
+        integer: draws a number from the first to the second.
         exact: the rule is epsilon -> 0, for which it does not matter what belongs to a layer.
         has_factor: the rules give no relevance to an input that is zero.
         absorbs: a constant term takes its share.
         off: patterns of labels that are not to be drawn.
     """
 
-    draw: Callable[[st.SearchStrategy[T]], T]
+    integer: Callable[[int, int], int]
     exact: bool = True
     has_factor: bool = True
     absorbs: bool = True
@@ -172,14 +171,11 @@ class Builder:
     def label(self, *labels: str) -> None:
         self.labels.update(labels)
 
-    def integer(self, low: int, high: int) -> int:
-        return self.draw(st.integers(low, high))
-
     def flag(self) -> bool:
-        return self.draw(st.booleans())
+        return self.integer(0, 1) == 1
 
     def choose(self, options: Sequence[T]) -> T:
-        return self.draw(st.sampled_from(options))
+        return options[self.integer(0, len(options) - 1)]
 
     def spell(self, kind: str, spellings: dict[str, Any], context: str = "") -> Any:
         """One of the spellings that are switched on; labelled as ``kind:spelling@context``.

@@ -120,10 +120,12 @@ WINNERS = {
 
 def average(b: Builder) -> None:
     """A linear function whose weights are its own: in proportion to the values."""
-    if b.integer(0, len(POOLS)) == len(POOLS):
-        _pool(b, "sums", SUMS, "adds")
-    else:
-        _pool(b, "pool", POOLS, "fixed")
+    _pool(b, "pool", POOLS, "fixed")
+
+
+def running(b: Builder) -> None:
+    """A running sum."""
+    _pool(b, "sums", SUMS, "adds")
 
 
 def winner(b: Builder) -> None:

@@ -1,6 +1,6 @@
 """Undo, one by one, what the library does against wrong maps: do the networks that the tests draw show it?
 
-    python tests/generators/undo.py --examples 400
+    python tests/generators/undo.py
 
 Each line of the table is a kind of mistake, made by replacing attributes of the library while it runs. The command
 prints in how many of the networks each of them is seen.
@@ -22,12 +22,11 @@ from unittest.mock import patch
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch import Tensor
 
-from generators import EXAMPLES, KNOWN_TO_FAIL, SEED
+from generators import KNOWN_TO_FAIL
 from generators.checks import Expectation
-from generators.drawing import networks
+from generators.drawing import KINDS, random_network
 from lrp.engine import interception, streams
 from lrp.engine.backward.kept import Keeper, Kept
 from lrp.engine.backward.ledger import Ledger
@@ -188,20 +187,11 @@ def undone(name: str) -> Iterator[None]:
         yield
 
 
-def expectations(examples: int = EXAMPLES) -> list[Expectation]:
-    """Those of the networks that the tests draw."""
-    found: list[Expectation] = []
-
-    @seed(SEED)
-    @settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))  # fmt: skip
-    @given(networks(KNOWN_TO_FAIL))
-    def draw(drawn: tuple[str, Any]) -> None:
-        case, program = drawn
-        found.append(Expectation(program, case))
-
-    draw()
-    return found
+def expectations(kind: str, factor: float = 1) -> Iterator[Expectation]:
+    """Those of the networks of a kind that the tests draw, or of more."""
+    for number in range(round(factor * KINDS[kind].examples)):
+        case, program = random_network(kind, number, KNOWN_TO_FAIL)
+        yield Expectation(program, case)
 
 
 def is_right(expectation: Expectation) -> bool:
@@ -214,10 +204,11 @@ def is_right(expectation: Expectation) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=EXAMPLES)
-    examples = parser.parse_args().examples
+    parser.add_argument("--factor", type=float, default=1, help="how many times the networks that the tests draw")
+    factor = parser.parse_args().factor
     torch.set_num_threads(1)
-    drawn = expectations(examples)
+    drawn = [expectation for kind in KINDS for expectation in expectations(kind, factor)]
+    print(f"{'nothing':55} {sum(not is_right(expectation) for expectation in drawn):4} of {len(drawn)}", flush=True)
     for name in UNDONE:
         with undone(name):
             wrong = sum(not is_right(expectation) for expectation in drawn)
