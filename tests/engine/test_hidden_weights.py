@@ -57,7 +57,7 @@ UNEVEN: dict[str, Callable[[Tensor], Tensor]] = {
     "upsample": lambda x: torch._C._nn.upsample_bilinear2d(x, [5, 7], False),
     "grid_sample": lambda x: F.grid_sample(x, PLACES, align_corners=False),
     "index_add": lambda x: torch.index_add(x, 2, ROWS, x, alpha=2.0),
-    "index_put": lambda x: torch.zeros(4).double().index_put((torch.tensor([0, 0, 1]),), x[0, 0, 1, :1], True),
+    "index_put": lambda x: torch.zeros(4).double().index_put((torch.tensor([0, 0, 1]),), x[0, 0, 1, 2:3], True),
 }
 
 
