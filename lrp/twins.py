@@ -12,9 +12,16 @@ Classes = Mapping[type[nn.Module], type[nn.Module]]
 
 
 def twin(module: nn.Module, cls: type[Twin]) -> Twin:
-    """An instance of ``cls`` with the state of ``module``: the same tensors and children, in dicts of its own."""
+    """An instance of ``cls`` with the state of ``module``: the same tensors and children, in dicts of its own.
+
+    What ``module.compile()`` made of it stays with it, as in a copy or a pickle.
+    """
     copy: Twin = object.__new__(cls)
-    copy.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in vars(module).items()}
+    copy.__dict__ = {
+        key: value.copy() if isinstance(value, dict) else value
+        for key, value in vars(module).items()
+        if key != "_compiled_call_impl"  # that of ``module``, which calls the forward of its class
+    }
     return copy
 
 

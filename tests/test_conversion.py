@@ -238,6 +238,34 @@ def test_convert_vgg_takes_nothing_else(model: object) -> None:
         lrp.convert_vgg(model)
 
 
+def part_compiled(model: nn.Module) -> nn.Module:
+    model[0].compile(backend="eager")
+    return model
+
+
+def all_compiled(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+def twice_compiled(model: nn.Module) -> nn.Module:
+    return part_compiled(all_compiled(model))
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "zplus"])
+@pytest.mark.parametrize("compiled", [part_compiled, all_compiled, twice_compiled])
+def test_a_module_that_was_compiled_in_place_is_converted_and_stays_compiled(compiled, rule) -> None:  # type: ignore[no-untyped-def]
+    expected = relevance(lrp.convert(residual()), pixels(), rule)
+    model = compiled(residual())
+    before = [m._compiled_call_impl for m in model.modules()]
+    twins = [lrp.convert(model), lrp.Sequential.from_torch(model)]
+    for net in (*twins, lrp.convert(twins[0])):
+        assert torch.equal(relevance(net, pixels(), rule, strict=True), expected)
+        assert all(m._compiled_call_impl is None for m in net.modules())
+    assert [m._compiled_call_impl for m in model.modules()] == before
+    assert any(before)
+
+
 class Taken(nn.Module):
     def forward(self, x: Tensor, rule: str = "mine") -> Tensor:
         return x
@@ -255,7 +283,8 @@ def patched() -> nn.Module:
         (None, TypeError, "takes a torch.nn.Module or a function of tensors, not None"),
         (nn.Linear, TypeError, "takes a torch.nn.Module or a function of tensors"),
         (nn.Sequential(nn.DataParallel(nn.Linear(2, 2))), TypeError, r"write DataParallel\(convert\(model\)\)"),
-        (torch.compile(nn.Linear(2, 2)), TypeError, "convert the model before it is compiled"),
+        (torch.compile(nn.Linear(2, 2)), TypeError, "OptimizedModule is compiled.*convert the model before it is"),
+        (nn.Sequential(torch.compile(nn.Linear(2, 2))), TypeError, "OptimizedModule is compiled, .* before it is"),
         (Taken(), TypeError, r"the forward of Taken has arguments of lrp's names itself: \['rule'\]"),
         (patched(), TypeError, "forward was replaced on this Linear itself"),
     ],

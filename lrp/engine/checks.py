@@ -1,4 +1,4 @@
-"""What an explained forward can be asked: inputs that can carry relevance, and patterns that are patterns.
+"""What an explained forward can be asked: inputs that can carry relevance, patterns that are patterns, and outputs.
 
 Each error names the argument, what it was and what would be right.
 """
@@ -6,8 +6,10 @@ Each error names the argument, what it was and what would be right.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from os import PathLike
+from re import search
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..maps.arithmetic import is_vmapped
-from .calls import tensors_in
+from .calls import parts_within, tensors_in
 
 
 def check_inputs(
@@ -65,6 +67,57 @@ def check_pattern(pattern: Any) -> None:
     for key, one in pattern.items() if isinstance(pattern, Mapping) else enumerate(pattern):
         if not isinstance(one, Tensor):
             raise TypeError(f"pattern[{key!r}] is a {type(one).__name__}: must be a tensor; see torch.as_tensor()")
+
+
+def check_output(output: Any, tensors: Sequence[Tensor]) -> None:
+    """Raise unless tensors are found in the output of a forward.
+
+    Args:
+        output: what the forward returned.
+        tensors: those found in it.
+
+    Raises:
+        ValueError: for what runs when the forward is over, where nothing is intercepted, and for what holds tensors
+            where they cannot be found: its relevance would be the plain gradient.
+    """
+    later = _LATER if tensors else (*_LATER, Iterator, AsyncIterator, Awaitable)
+    for part in parts_within(output):
+        if isinstance(part, later):
+            raise ValueError(
+                f"the forward returns a {_kind(part)}, which runs when the forward is over and cannot be explained: "
+                "return what it gives, such as list() of it"
+            )
+    if not tensors:
+        raise ValueError(
+            f"no tensors are found in the output, a {_kind(output)}: return tensors, or a tuple, list, dict, dataclass "
+            "or object that has them"
+        )
+
+
+_LATER = (GeneratorType, CoroutineType, AsyncGeneratorType, map, filter, zip)
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def run_as_python(forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """``forward(*args, **kwargs)``.
+
+    Raises:
+        NotImplementedError: if it calls an operator such as ``torch.cond``, which runs compiled alone.
+    """
+    try:
+        return forward(*args, **kwargs)
+    except RuntimeError as error:
+        if type(error).__name__ != "UncapturedHigherOrderOpError":  # its module is imported only when it is needed
+            raise
+        found = search(r"Higher Order Operator: (?:torch\.ops\.higher_order\.)?(\S+)", str(error))
+        name = "an operator such as torch.cond" if found is None else found[1]
+        raise NotImplementedError(
+            f"{name} runs compiled, where its functions cannot be seen: write the branch or the loop in Python to "
+            "explain it"
+        ) from error
 
 
 def _no_input(arguments: Mapping[str, Any]) -> Exception:

@@ -127,10 +127,10 @@ class Known:
         noted = self._facts.get(t)  # type: ignore[no-untyped-call]
         return noted[1] if noted is not None and noted[0] == self._stamp(t) else None
 
-    def of_edge(self, node: Node, number: int) -> Facts | None:
-        """The facts of the tensor that is this output of this node of the autograd graph."""
+    def at_edge(self, node: Node, number: int) -> Tensor | None:
+        """The tensor that is this output of this node of the autograd graph, if something is known of it as it is."""
         tensors = (t for t in self._facts if tuple(get_gradient_edge(t)[:2]) == (node, number))
-        return next((facts for t in tensors if (facts := self.of(t)) is not None), None)
+        return next((t for t in tensors if self.of(t) is not None), None)
 
     def last(self, t: Tensor) -> Facts | None:
         """What was last noted of ``t``, though it may have changed since."""

@@ -13,13 +13,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
 from .calls import Call, in_place_target, key_of, strangeness, substitute, tensors_in, tensors_within
 from .checkpoints import Checkpoint, arguments_of_checkpoint, running_frame
-from .checks import check_inputs, check_pattern
+from .checks import check_inputs, check_output, check_pattern, run_as_python
 from .facts import LiveCall
 from .handlers import TABLE, is_head
 from .streams import Streams
@@ -54,6 +55,7 @@ class Interception(TorchFunctionMode):
         self._around = streams.checkpoint
         level = torch._C._functorch.peek_interpreter_stack()
         self._level = 0 if level is None else level.level()
+        self._dual_level = forward_ad._current_level
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -61,8 +63,11 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _GRADIENTS:
             _refuse_gradients(Call(func).name)
-        if self._differentiates():
+        transform = self._transform()
+        if transform in _DIFFERENTIATING:
             _refuse_gradients("a derivative by torch.func")
+        if forward_ad._current_level > self._dual_level:
+            _refuse_gradients("forward-mode differentiation, as by torch.func.linearize or make_dual,")
         target = in_place_target(func, args, kwargs)
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
@@ -77,6 +82,8 @@ class Interception(TorchFunctionMode):
         _check_target(call, self.streams)
         if func in _LENDING:
             self.streams.lend(call.live[0])
+        if transform == _VMAP:
+            return self.streams.follow_vmapped(call)
         strange = strangeness((args, kwargs))
         handler = TABLE.get(key_of(func)) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
@@ -84,10 +91,10 @@ class Interception(TorchFunctionMode):
             return result
         return self.streams.follow_unsupported(call, call.name if strange is None else f"{call.name} of {strange}")
 
-    def _differentiates(self) -> bool:
-        """Whether a transform of ``torch.func`` within the forward differentiates what is called."""
+    def _transform(self) -> Any:
+        """The transform of ``torch.func`` within the forward that what is called is under, or None."""
         level = torch._C._functorch.peek_interpreter_stack()
-        return level is not None and level.level() > self._level and level.key() in _DIFFERENTIATING
+        return level.key() if level is not None and level.level() > self._level else None
 
     def _enter_checkpoint(self) -> None:
         """Note which checkpoint the model is in; of a new one, see to it that its recomputation is intercepted too."""
@@ -154,6 +161,7 @@ def _check_target(call: LiveCall, streams: Streams) -> None:
 # What hands the memory of a tensor to others than torch.
 _LENDING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage}
 
+_VMAP = torch._C._functorch.TransformType.Vmap
 _DIFFERENTIATING = {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp}
 _GRADIENTS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
@@ -221,8 +229,10 @@ def _run(
     mode = Interception(Streams(inputs, assignment, differentiable))
     untouched = Untouched(assignment.module, inputs)
     with untouched, mode:
-        output = forward(*args, **kwargs)
+        output = run_as_python(forward, args, kwargs)
     outputs = list(tensors_within(output))
+    check_output(output, outputs)
+    untouched.check(outputs)
     assignment.check(outputs)
     mode.streams.origins.check(outputs)
     unsupported = mode.streams.origins.unsupported(outputs)

@@ -11,8 +11,9 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..maps.storage import layout, place_of
 from .assignment import Assignment
-from .facts import UNKNOWN, Facts, Known
+from .facts import UNKNOWN, Facts, Known, Layer
 
 _REENTRANT = (
     "torch.utils.checkpoint with use_reentrant=True runs its function where no gradient is kept, and cannot be "
@@ -32,10 +33,13 @@ class Origins:
         inputs: the explained inputs.
         known: the facts of the live tensors.
         assignment: which layer comes last so far.
+        use: called with a layer and its output, where that is used by what is not merged with it.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], known: Known, assignment: Assignment) -> None:
-        self._known, self._assignment = known, assignment
+    def __init__(
+        self, inputs: Sequence[Tensor], known: Known, assignment: Assignment, use: Callable[[Layer, Tensor], None]
+    ) -> None:
+        self._known, self._assignment, self._use = known, assignment, use
         self._roots = {get_gradient_edge(x).node for x in inputs}
         self._unsupported: list[tuple[str, Node | None]] = []
         self._ends: list[str] = []
@@ -89,8 +93,13 @@ class Origins:
         """
         if not outputs or any(map(self.is_live, outputs)):
             return
-        ends = ", ".join(dict.fromkeys(self._ends[-3:])) or "no function takes them"
+        ends = ", ".join(dict.fromkeys(self._ends[-3:])) or self._unseen_end()
         raise ValueError(f"no output depends on the explained inputs: what is made of them ends at {ends}")
+
+    def _unseen_end(self) -> str:
+        if self._latest is None or get_gradient_edge(self._latest).node in self._roots:
+            return "no function takes them"
+        return f"what copies values alone, such as torch.nested.nested_tensor() ({self._place()})"
 
     def _place(self) -> str:
         last = self._assignment.last_name
@@ -105,9 +114,8 @@ class Origins:
     def _was_made_unseen(self, t: Tensor) -> bool:
         """Whether a tensor that no handler has made depends on the inputs."""
         node = t.grad_fn
-        is_custom = isinstance(node, BackwardCFunction)
-        if t._base is not None and t._base in self._known and not is_custom:  # made before its base was written to
-            self.note(t, UNKNOWN)
+        if t._base is not None and t._base in self._known and not any(map(_is_custom, self._nodes_since(node))):
+            self._note_view(t, t._base)
             return True
         if node is None or not any(behind in self._roots for behind in _nodes_behind([node])):
             return False
@@ -120,12 +128,41 @@ class Origins:
         self.note(t, wrapped or UNKNOWN)
         return True
 
+    def _note_view(self, t: Tensor, base: Tensor) -> None:
+        """Note what is known of a view that was made where nobody saw it, or of a constant that has become live since.
+
+        A view of all of a tensor, in its order, is that tensor.
+        """
+        self._check_writes(base)
+        source = self._source(t)
+        facts = UNKNOWN if source is None else self._known.of(source) or UNKNOWN
+        if source is not None and place_of(source) == place_of(t) and layout(source) == layout(t):
+            self.note(t, facts)
+            return
+        if source is not None and facts.layer is not None:
+            self._use(facts.layer, source)
+        self.note(t, UNKNOWN)
+
+    def _source(self, t: Tensor) -> Tensor | None:
+        """The tensor that an unseen view was made of, if something is known of it."""
+        node, number = t.grad_fn, t.output_nr
+        while node is not None and not self._is_explained(node) and node.next_functions:
+            node, number = node.next_functions[0]
+            source = None if node is None else self._known.at_edge(node, number)
+            if source is not None:
+                return source
+        return None
+
     def _spare_parameters(self, node: Node) -> None:
         """See to it that what was made unseen gives nothing to the parameters that it was made of."""
-        for behind in _nodes_behind([node], self._is_explained):
+        for behind in self._nodes_since(node):
             of_leaves = [hasattr(b, "variable") and b not in self._roots for b, _ in behind.next_functions]
             if any(of_leaves):
                 behind.register_hook(partial(_withhold, of_leaves))
+
+    def _nodes_since(self, node: Node | None) -> Iterator[Node]:
+        """The nodes of the autograd graph from this back to where relevance was seen last."""
+        return _nodes_behind([node], self._is_explained)
 
     def _is_explained(self, node: Node) -> bool:
         return node in self._roots or hasattr(node, "redistribute")
@@ -135,7 +172,8 @@ class Origins:
         node, number = t.grad_fn, t.output_nr
         while node is not None and node.name() in _HAND_ON:
             node, number = node.next_functions[number]
-            facts = None if node is None else self._known.of_edge(node, number)
+            source = None if node is None else self._known.at_edge(node, number)
+            facts = None if source is None else self._known.of(source)
             if facts is not None:
                 return facts
         return None
@@ -151,6 +189,11 @@ def _nodes_behind(nodes: Iterable[Node | None], is_end: Callable[[Node], bool] =
             seen.add(node)
             yield node
             ahead.extend(before for before, _ in node.next_functions)
+
+
+def _is_custom(node: Node) -> bool:
+    """Whether this is the backward of a function that somebody wrote, which may do anything to relevance."""
+    return isinstance(node, BackwardCFunction) and node.name() not in _HAND_ON
 
 
 def _withhold(of_leaves: Sequence[bool], gradients: Sequence[Tensor | None], _: Any) -> tuple[Tensor | None, ...]:

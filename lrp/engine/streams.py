@@ -46,7 +46,7 @@ class Streams:
         self.keeper = Keeper()
         self.memory = Memory()
         self.known = Known()
-        self.origins = Origins(inputs, self.known, assignment)
+        self.origins = Origins(inputs, self.known, assignment, self._use)
         self.is_live = self.origins.is_live
         self.checkpoint: Checkpoint | None = None
         self.is_again = False
@@ -218,6 +218,15 @@ class Streams:
             self.origins.end(name)
         return outputs
 
+    def follow_vmapped(self, call: LiveCall) -> Any:
+        """What the call returns within ``torch.vmap``, which no relay can take part in: with its gradient.
+
+        Where it is mapped over constants, its output is seen again outside alone: what is merged with a layer cannot
+        know of this use.
+        """
+        self._use_all(call)
+        return self.follow_unsupported(call, f"{call.name} within torch.vmap")
+
     def rescue(self, target: Tensor) -> Tensor | None:
         """Keep what backward needs from a write to ``target``, as :meth:`Keeper.rescue` does."""
         for t in (target, target._base):
@@ -330,8 +339,8 @@ def _sources(output: Tensor, edges: Sequence[GradientEdge]) -> list[int]:
 
 def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:
     """Whether the output has the values of ``t`` in their places: as its function says, or as a view of all of it."""
-    if t.shape != output.shape or t.dtype != output.dtype:
-        return False
+    if t.is_nested or output.is_nested or t.shape != output.shape or t.dtype != output.dtype:
+        return False  # a nested tensor has no shape
     return is_identity or (place_of(t) == place_of(output) is not None and layout(t) == layout(output))
 
 

@@ -1,4 +1,4 @@
-"""Leave a model as it was, although a forward in training mode changes it."""
+"""Leave a model as it was, although a forward changes it: in training mode, or by writing to its buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 
 class Untouched(AbstractContextManager["Untouched"]):
-    """While active, a forward may draw random numbers and update buffers; then both are what they were before.
+    """While active, a forward may draw random numbers and write to buffers; then the model is what it was before.
+
+    Random numbers and the buffers of modules in training mode are put back. What others write to their buffers stays,
+    as after a forward without an explanation, but for the autograd graph: a buffer is a constant of the next call.
 
     Args:
         module: the model, if there is one.
@@ -28,6 +31,11 @@ class Untouched(AbstractContextManager["Untouched"]):
         self._devices = {t.device.index for t in inputs if t.device.type == "cuda"} if self._training else set()
 
     def __enter__(self) -> Untouched:
+        self._constants = [
+            (m._buffers, name, b)
+            for m in ([] if self._module is None else self._module.modules())
+            for name, b in m._buffers.items() if b is not None and not b.requires_grad
+        ]  # fmt: skip
         if self._training:
             self._buffers = [
                 (m._buffers, name, b, b.clone())
@@ -39,8 +47,28 @@ class Untouched(AbstractContextManager["Untouched"]):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if not self._training:
-            return
+        if self._training:
+            self._put_back(error)
+        self._written = [row for row in self._constants if row[2].requires_grad]
+        for owner, name, buffer in self._constants:
+            now = owner.get(name)
+            if now is not None and now.requires_grad:
+                owner[name] = now.detach() if now is not buffer or now._is_view() else now.detach_()
+
+    def check(self, outputs: Sequence[Tensor]) -> None:
+        """After the forward: raise if one of its outputs is a buffer, which is no longer what it was in the forward.
+
+        Raises:
+            ValueError: it names the buffer.
+        """
+        for _, name, buffer in self._written:
+            if any(t is buffer for t in outputs):
+                raise ValueError(
+                    f"the buffer {name!r} is an output itself, and cannot be explained, for it is a constant of the "
+                    f"next call: return self.{name}.clone()"
+                )
+
+    def _put_back(self, error: Sequence[Any]) -> None:
         if error == (None, None, None) and self._is_trained() and (self._has_drawn() or self._has_updated()):
             self.hint = self._describe()
         self._fork.__exit__(None, None, None)

@@ -39,5 +39,7 @@ def is_given_back(t: Tensor) -> bool:
 
 
 def layout(t: Tensor) -> Hashable:
-    """Which elements of its storage ``t`` has, in which order, and how it reads them."""
+    """Which elements of its storage ``t`` has, in which order, and how it reads them; a nested one is like no other."""
+    if t.is_nested:  # has no shape
+        return object()
     return t.dtype, t.storage_offset(), t.shape, t.stride()

@@ -1,6 +1,8 @@
 """What depends on the explained inputs, what does not, and what was made where nobody saw it."""
 
 import dataclasses
+import functools
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,11 @@ import pytest
 import torch
 from networks import error
 from torch import Tensor, nn
+from torch._higher_order_ops import map as map_rows
+from torch._higher_order_ops import while_loop
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torchvision import tv_tensors
 
 import lrp
 from lrp.rules import Epsilon
@@ -27,6 +33,7 @@ class Model(nn.Module):
         self.a, self.b = nn.Linear(3, 5).double(), nn.Linear(5, 2).double()
         self.token = nn.Parameter(torch.randn(1, 1, 3, dtype=torch.float64))
         self.position = nn.Parameter(torch.randn(1, 3, 3, dtype=torch.float64))
+        self.norm = nn.LayerNorm(5).double()
         self.function = function
 
     def forward(self, x: Tensor) -> Any:
@@ -209,7 +216,6 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
     "dataclass in a list": (lambda y: [Output(None, {"y": y})], lambda o: o[0].other["y"]),  # type: ignore[arg-type]
     "object": (lambda y: SimpleNamespace(y=y), lambda o: o.y),
     "set": (lambda y: {y}, lambda o: next(iter(o))),
-    "iterator": (lambda y: iter([y]), next),
     "beside a constant": (lambda y: (torch.zeros(2), y), lambda o: o[1]),
 }
 
@@ -447,3 +453,364 @@ def test_graphs_inside_the_model_are_refused_by_name(name: str, differentiable: 
         NotImplementedError, match="within an explained forward would be given relevance for a gradient"
     ):
         lrp.convert(model)(X.clone().requires_grad_(), explain=True, differentiable=differentiable)
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    y: Any
+
+
+class Named(Slots):
+    """Adds an attribute of its own to those in slots."""
+
+    __slots__ = ("__more", "unset")
+
+    def __init__(self, y: Any) -> None:
+        super().__init__(None)
+        self.__more = y
+
+    @property
+    def y_of_it(self) -> Any:
+        return self.__more
+
+
+SLOTS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
+    "dataclass": (Slots, lambda o: o.y),
+    "nested": (lambda y: [Slots({"y": Slots(y)})], lambda o: o[0].y["y"].y),
+    "of two classes": (Named, lambda o: o.y_of_it),
+    "in an object": (lambda y: SimpleNamespace(y=Named(y)), lambda o: o.y.y_of_it),
+}
+
+
+@pytest.mark.parametrize("name", SLOTS)
+def test_what_is_in_slots_is_found(name: str) -> None:
+    wrap, get = SLOTS[name]
+    actual = check_parameters_stay(Model(lambda m, x: wrap(m.b(m.a(x)))), get, strict=True)
+    assert torch.equal(actual, check_parameters_stay(Model(lambda m, x: m.b(m.a(x)))))
+    for forward, error, message in (
+        (lambda m, x: wrap(Double.apply(m.b(m.a(x)))), NotImplementedError, "DoubleBackward"),
+        (lambda m, x: wrap(m.b(m.a(x)).detach()), ValueError, "no output depends on the explained inputs"),
+    ):
+        with pytest.raises(error, match=message):
+            lrp.convert(Model(forward))(X.clone().requires_grad_(), explain=True, strict=True)
+
+
+def generator(m: Model, x: Tensor) -> Any:
+    h = m.a(x)
+    for _ in range(2):
+        yield m.b(h)
+
+
+async def coroutine(m: Model, x: Tensor) -> Tensor:
+    return m.b(m.a(x))
+
+
+async def asynchronous(m: Model, x: Tensor) -> Any:
+    yield m.b(m.a(x))
+
+
+class Late(nn.Module):
+    """What a caller lets do the rest of the work, or has hidden from it."""
+
+    def __init__(self, y: Tensor) -> None:
+        super().__init__()
+        self.held = [y]
+
+
+LATER: dict[str, tuple[Forward, str]] = {
+    "generator": (generator, "returns a generator, which runs when the forward is over.*such as list"),
+    "generator expression": (lambda m, x: (m.b(h) for h in [m.a(x)]), "returns a generator, which runs"),
+    "coroutine": (coroutine, "returns a coroutine, which runs"),
+    "asynchronous generator": (asynchronous, "returns a async_generator, which runs"),
+    "map": (lambda m, x: map(m.b, [m.a(x)]), "returns a map, which runs"),
+    "iterator": (lambda m, x: iter([m.b(m.a(x))]), "returns a list_iterator, which runs"),
+    "in a dict": (lambda m, x: {"y": generator(m, x)}, "returns a generator, which runs"),
+    "beside a tensor": (lambda m, x: (m.b(m.a(x)), [generator(m, x)]), "returns a generator, which runs"),
+    "in an object": (lambda m, x: Slots(generator(m, x)), "returns a generator, which runs"),
+    "closure": (lambda m, x: (lambda h: lambda: m.b(h))(m.a(x)), "no tensors are found in the output, a function"),
+    "partial": (lambda m, x: functools.partial(m.b, m.a(x)), "no tensors are found in the output, a functools.partial"),
+    "module": (lambda m, x: Late(m.b(m.a(x))), r"no tensors are found in the output, a test_origins\.Late"),
+    "number": (lambda m, x: m.b(m.a(x)).sum().item(), "no tensors are found in the output, a float"),
+    "array": (lambda m, x: m.b(m.a(x)).detach().numpy(), r"no tensors are found in the output, a numpy\.ndarray"),
+    "text": (lambda m, x: str(m.b(m.a(x))), "no tensors are found in the output, a str: return tensors"),
+    "nothing": (lambda m, x: None, "no tensors are found in the output, a NoneType"),
+    "empty": (lambda m, x: [], "no tensors are found in the output, a list"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", LATER)
+def test_an_output_in_which_no_tensors_are_found_is_refused(name: str, strict: bool) -> None:
+    forward, message = LATER[name]
+    with pytest.raises(ValueError, match=message):
+        lrp.convert(Model(forward))(X.clone().requires_grad_(), explain=True, strict=strict)
+
+
+# Views that were made unseen: of all of a tensor they are that tensor, of a part nothing is known.
+
+
+class Subclass(Tensor):
+    pass
+
+
+class Normalized(nn.Module):
+    """A convolution, and something between it and its batch norm."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+        self.norm = nn.BatchNorm2d(4)
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+        nn.init.normal_(self.norm.bias)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2.0)
+        self.double().eval()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def unseen(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunction():
+        return function(t)
+
+
+def in_a_thread(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """The mode is of the thread that has entered it."""
+    results: list[Tensor] = []
+    thread = threading.Thread(target=lambda: results.append(function(t)))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+RULES = ["epsilon", "zplus", "gamma", "epsilon_plus_flat"]
+IDENTITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "as_subclass": lambda h: h.as_subclass(Subclass),
+    "as_subclass of a view": lambda h: h.flatten(2).as_subclass(Subclass).unflatten(2, h.shape[2:]),
+    "twice": lambda h: h.as_subclass(Subclass).as_subclass(Tensor),
+    "view_as": lambda h: unseen(lambda t: t.view_as(t), h),
+    "slice": lambda h: unseen(lambda t: t[:], h),
+    "in a thread": lambda h: in_a_thread(lambda t: t.view(t.shape), h),
+    "image": tv_tensors.Image,
+    "as_tensor": torch.as_tensor,
+    "as_tensor by name": lambda h: torch.as_tensor(data=h),
+    "as_tensor of its dtype": lambda h: torch.as_tensor(h, dtype=torch.float64),
+}
+
+
+def normalized_relevance(function: Callable[[Any, Tensor], Tensor], rule: str) -> Tensor:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    y = lrp.convert(Normalized(function))(x, explain=True, rule=rule, strict=True)
+    (R,) = torch.autograd.grad(y.sum(), x)
+    return R
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_a_view_of_all_of_a_tensor_is_that_tensor(name: str, rule: str, place: int) -> None:
+    """Before the first layer, between a layer and its norm, and before a rule that asks for the sign."""
+
+    def forward(m: Normalized, x: Tensor, identity: Callable[[int, Tensor], Tensor]) -> Tensor:
+        return m.last(identity(2, m.norm(identity(1, m.conv(identity(0, x)))).relu()))
+
+    actual = normalized_relevance(lambda m, x: forward(m, x, lambda i, t: IDENTITIES[name](t) if i == place else t), rule)
+    assert error(actual, normalized_relevance(lambda m, x: forward(m, x, lambda i, t: t), rule)) < 1e-12
+
+
+def with_part(m: Normalized, x: Tensor, take: Callable[[Tensor], Tensor], is_late: bool) -> Tensor:
+    h = m.conv(x)
+    parts = [lambda: m.norm(h), lambda: 3 * take(h)]
+    both = [part() for part in (parts if is_late else reversed(parts))]
+    return both[0] + both[1]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_part_that_is_taken_unseen_uses_the_layer_beside_its_norm(rule: str, is_late: bool) -> None:
+    actual = normalized_relevance(lambda m, x: with_part(m, x, lambda h: unseen(lambda t: t[:1], h), is_late), rule)
+    expected = normalized_relevance(lambda m, x: with_part(m, x, lambda h: h[:1], is_late), rule)
+    assert error(actual, expected) < 1e-12
+
+
+def scaled(h: Tensor) -> Tensor:
+    return h[:].mul_(3).add_(1)
+
+
+def scaled_in_part(h: Tensor) -> Tensor:
+    return h[:1].mul_(3)
+
+
+def flat_and_scaled(h: Tensor) -> Tensor:
+    return h.view(-1).mul_(3)
+
+
+def beside(write: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The view is made before what it is a view of is written to."""
+
+    def function(h: Tensor) -> Tensor:
+        view = h[:]
+        write(h)
+        return view
+
+    return function
+
+
+@pytest.mark.parametrize("run", [unseen, in_a_thread])
+@pytest.mark.parametrize("write", [scaled, scaled_in_part, flat_and_scaled, beside(scaled)])
+@pytest.mark.parametrize("base", ["layer", "relu"])
+def test_a_write_to_a_view_that_was_made_unseen_is_named(run: Any, write: Callable[[Tensor], Tensor], base: str) -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        return run(write, m.a(x) if base == "layer" else m.a(x).relu())
+
+    with pytest.raises(NotImplementedError, match="a write that lrp does not see"):
+        lrp.convert(Model(forward))(X.clone().requires_grad_(), explain=True, rule="zplus", strict=True)
+
+
+@pytest.mark.parametrize("take", [lambda t: t.as_subclass(Subclass), lambda t: unseen(lambda u: u[:2], t)])
+def test_a_view_does_not_hide_the_function_behind_it(take: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(NotImplementedError, match="there is no rule for the relevance of the autograd function"):
+        lrp.convert(Model(lambda m, x: m.b(take(Reversed.apply(m.a(x))))))(
+            X.clone().requires_grad_(), explain=True, strict=True
+        )
+
+
+# Transforms, compiled operators and nested tensors: named, with the gradient for want of a rule.
+
+W = torch.randn(6, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+VMAPPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "argument": lambda h: torch.vmap(lambda w, t: t @ w, in_dims=(0, None))(W, h),
+    "closure": lambda h: torch.vmap(lambda w: (h * 2) @ w)(W),
+    "in place": lambda h: torch.vmap(lambda w: h.clone().mul_(2) @ w)(W),
+    "both mapped": lambda h: torch.vmap(lambda w, row: row @ w)(W[:4], h),
+    "not mapped at all": lambda h: torch.vmap(lambda w, t: t.sin(), in_dims=(0, None), out_dims=None)(W, h),
+    "nested": lambda h: torch.vmap(lambda w: torch.vmap(lambda row: row @ w)(h))(W),
+    "of a module": lambda h: torch.vmap(lambda w, t: F.linear(t, w.T).square(), in_dims=(0, None))(W, h),
+}
+
+
+@pytest.mark.parametrize("name", VMAPPED)
+def test_vmap_over_constants_is_named_and_gives_its_gradient(name: str) -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        return VMAPPED[name](m.a(x))
+
+    model, x = Model(forward), X.clone().requires_grad_()
+    with pytest.warns(lrp.RelevanceWarning, match="there is no rule for the relevance of"):
+        y = lrp.convert(model)(x, explain=True, rule="gradient")
+    assert torch.equal(y, model(x))
+    actual, expected = (torch.autograd.grad(out.sum(), x)[0] for out in (y, model(x)))
+    assert error(actual, expected) < 1e-12
+    assert model.gradients() == []
+    with pytest.raises(NotImplementedError, match="there is no rule for the relevance of"):
+        lrp.convert(model)(x, explain=True, strict=True)
+
+
+def test_vmap_beside_a_merged_norm() -> None:
+    """What is merged with a layer has to know of all that uses the layer besides."""
+
+    def forward(m: Normalized, x: Tensor) -> Tensor:
+        h = m.conv(x)
+        return m.norm(h).sum() + torch.vmap(lambda w, t: (t * w).sum(), in_dims=(0, None))(W[:, 0, 0], h).sum()
+
+    model = Normalized(forward)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    with pytest.warns(lrp.RelevanceWarning):
+        y = lrp.convert(model)(x, explain=True, rule="gradient")
+    actual, expected = (torch.autograd.grad(out, x)[0] for out in (y, model(x)))
+    assert error(actual, expected) < 1e-10
+
+
+def dual(m: Model, h: Tensor, get: str) -> Any:
+    with forward_ad.dual_level():
+        y = m.b(forward_ad.make_dual(h, torch.ones_like(h)))
+        return getattr(forward_ad.unpack_dual(y), get)
+
+
+FORWARD_MODE: dict[str, Forward] = {
+    "tangent": lambda m, x: dual(m, m.a(x), "tangent"),
+    "primal": lambda m, x: dual(m, m.a(x), "primal"),
+    "constant": lambda m, x: m.b(m.a(x)) + dual(m, torch.ones(4, 5, dtype=torch.float64), "tangent"),
+    "linearize": lambda m, x: torch.func.linearize(m.b, m.a(x))[0],
+    "linearized": lambda m, x: torch.func.linearize(m.b, m.a(x))[1](torch.ones(4, 5, dtype=torch.float64)),
+    "jacfwd": lambda m, x: torch.func.jacfwd(m.b)(m.a(x)[0]),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD_MODE)
+def test_forward_mode_differentiation_is_refused_by_name(name: str) -> None:
+    message = "(forward-mode differentiation|torch.func).* would be given relevance .*: explain what it is taken of"
+    with pytest.raises(NotImplementedError, match=message):
+        lrp.convert(Model(FORWARD_MODE[name]))(X.clone().requires_grad_(), explain=True)
+
+
+def test_within_a_dual_level_of_ones_own_a_model_can_be_explained() -> None:
+    model, x = Model(lambda m, x: m.b(m.a(x))), X.clone().requires_grad_()
+    with forward_ad.dual_level():
+        lrp.convert(model)(x, explain=True).sum().backward()
+    assert torch.equal(x.grad, check_parameters_stay(model))
+
+
+def twice(h: Tensor) -> Tensor:
+    return h * 2
+
+
+OPERATORS: dict[str, tuple[Forward, str]] = {
+    "cond": (lambda m, x: m.b(torch.cond(x.sum() > 0, torch.relu, twice, (m.a(x),))), "torch.cond"),
+    "cond of layers": (lambda m, x: torch.cond(x.sum() > 0, m.a, lambda t: m.a(-t), (x,)), "torch.cond"),
+    "while_loop": (
+        lambda m, x: while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, h * 2), (torch.tensor(0), m.a(x)))[1],
+        "while_loop",
+    ),
+    "map": (lambda m, x: map_rows(twice, m.a(x)), "map"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by torch, on the way
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_that_run_compiled_are_refused_by_name(name: str) -> None:
+    forward, operator = OPERATORS[name]
+    with pytest.raises(NotImplementedError, match=rf"{operator}.* runs compiled.*write the branch or the loop in Python"):
+        lrp.convert(Model(forward))(X.clone().requires_grad_(), explain=True)
+
+
+def test_a_branch_that_python_picks_is_explained() -> None:
+    branching = Model(lambda m, x: m.b(torch.cond(bool(x.numel() > 3), torch.relu, twice, (m.a(x),))))
+    assert torch.equal(
+        check_parameters_stay(branching, strict=True), check_parameters_stay(Model(lambda m, x: m.b(m.a(x).relu())))
+    )
+
+
+NESTED: dict[str, Callable[[Model, Tensor], Tensor]] = {
+    "padded": lambda m, n: n.to_padded_tensor(0.0),
+    "layer": lambda m, n: torch.cat(m.b(n).unbind()),
+    "norm": lambda m, n: torch.cat(m.norm(n).unbind()),
+    "in place": lambda m, n: torch.cat(n.relu_().unbind()),
+    "identities": lambda m, n: torch.cat(n.clone().contiguous().unbind()),
+    "output": lambda m, n: n,
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("form", [torch.strided, torch.jagged])
+@pytest.mark.parametrize("name", NESTED)
+def test_nested_tensors_are_named(name: str, form: torch.layout) -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.a(x)
+        return NESTED[name](m, torch.nested.as_nested_tensor([h[:1], h[1:]], layout=form))
+
+    with pytest.raises(NotImplementedError, match="there is no rule for the relevance of .*nested"):
+        lrp.convert(Model(forward))(X.clone().requires_grad_(), explain=True, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_copies_values_alone_is_said() -> None:
+    def forward(m: Model, x: Tensor) -> Tensor:
+        h = m.a(x)
+        return torch.nested.nested_tensor([h[0], h[1]]).to_padded_tensor(0.0)
+
+    message = r"ends at what copies values alone, such as torch.nested.nested_tensor\(\) \(after layer 'a'\)"
+    with pytest.raises(ValueError, match=message):
+        lrp.convert(Model(forward))(X.clone().requires_grad_(), explain=True)

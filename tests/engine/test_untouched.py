@@ -1,6 +1,8 @@
 """Explaining leaves the model, its parameters, gradients, buffers, hooks, modes and the optimizer as they were."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import networks
 import pytest
@@ -163,3 +165,103 @@ def test_the_modules_in_training_mode_are_named() -> None:
     model.block.train()
     with pytest.warns(lrp.RelevanceWarning, match=r"in training mode is 'block', 'more\.2'"):
         explain(model, "epsilon", networks.images())
+
+
+class Remembering(nn.Module):
+    """Writes what depends on its input into a buffer, in a way that is given."""
+
+    def __init__(self, write: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.last = nn.Linear(3, 5).double(), nn.Linear(5, 2).double()
+        self.register_buffer("memory", torch.ones(4, 5, dtype=torch.float64))
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.write(self, self.fc(x)))
+
+
+def assign(m: Any, h: Tensor) -> Tensor:
+    m.memory = h
+    return m.memory
+
+
+def assign_part(m: Any, h: Tensor) -> Tensor:
+    m.memory[:, :2] = h[:, :2]
+    return m.memory
+
+
+def write_beside(m: Any, h: Tensor) -> Tensor:
+    m.memory.copy_(h)
+    return h
+
+
+WRITES: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "copy_": lambda m, h: m.memory.copy_(h),
+    "average": lambda m, h: m.memory.mul_(0.5).add_(h),
+    "narrow": lambda m, h: m.memory.narrow(0, 1, 2).mul_(h[:2]).relu(),
+    "view": lambda m, h: m.memory.view(-1)[:20].add_(h.flatten()).view(4, 5),
+    "assigned": assign,
+    "part": assign_part,
+    "beside": write_beside,
+    "out=": lambda m, h: h + torch.add(h.detach(), 1, out=m.memory),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("explain_again", [True, False])
+def test_a_buffer_that_a_forward_writes_to_is_a_constant_afterwards(name: str, explain_again: bool) -> None:
+    """It has the values that a forward without an explanation gives it, and no graph."""
+    model, plain = Remembering(WRITES[name]).eval(), Remembering(WRITES[name]).eval()
+    net, x = lrp.convert(model), torch.randn(4, 3, dtype=torch.float64)
+    buffer = model.memory
+    for _ in range(3):
+        explained = x.clone().requires_grad_()
+        before = plain.memory.clone()
+        net(explained, explain=True, strict=True).sum().backward()
+        with torch.no_grad():
+            plain(x)
+        assert torch.equal(net.memory, plain.memory)
+        assert not net.memory.requires_grad
+        assert model.memory is buffer
+        assert not buffer.requires_grad
+        fresh = Remembering(WRITES[name]).eval()
+        fresh.memory.copy_(before)
+        again = x.clone().requires_grad_()
+        lrp.convert(fresh)(again, explain=True).sum().backward()
+        assert torch.equal(explained.grad, again.grad)
+        if not explain_again:
+            copy.deepcopy(net)  # of a tensor with a graph it would be an error
+            break
+
+
+def test_a_buffer_is_a_constant_after_an_error_and_in_training_mode() -> None:
+    def fail(m: Any, h: Tensor) -> Tensor:
+        m.memory.copy_(h)
+        raise ZeroDivisionError
+
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    model = Remembering(fail).eval()
+    with pytest.raises(ZeroDivisionError):
+        lrp.convert(model)(x, explain=True)
+    assert not model.memory.requires_grad
+    model = Remembering(WRITES["copy_"]).train()
+    with pytest.warns(lrp.RelevanceWarning, match="in training mode is this Remembering"):
+        lrp.convert(model)(x, explain=True)
+    assert not model.memory.requires_grad
+    assert torch.equal(model.memory, torch.ones_like(model.memory))
+
+
+def test_a_buffer_that_is_an_output_is_refused_by_name_and_a_view_or_copy_of_it_is_not() -> None:
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    maps = []
+    for take in (lambda t: t, lambda t: t.clone(), lambda t: t[:], lambda t: t.view(-1)):
+        model = Remembering(lambda m, h, take=take: take(m.memory.copy_(h))).eval()
+        model.last = nn.Identity()
+        if not maps:
+            with pytest.raises(ValueError, match=r"the buffer 'memory' is an output itself.*return self\.memory\.clone"):
+                lrp.convert(model)(x, explain=True)
+            maps.append(torch.autograd.grad(lrp.convert(model.fc)(x, explain=True).sum(), x)[0])
+        else:
+            maps.append(torch.autograd.grad(lrp.convert(model)(x, explain=True, strict=True).sum(), x)[0])
+    assert all(torch.equal(maps[0], other) for other in maps)

@@ -11,7 +11,17 @@ Calls are read here, by the arguments alone; what they do to relevance is said i
 A new spelling of a linear map is a parser: a function with torch's arguments in torch's order.
 """
 
-from .call import Call, as_function, distinct, in_place_target, strangeness, substitute, tensors_in, tensors_within
+from .call import (
+    Call,
+    as_function,
+    distinct,
+    in_place_target,
+    parts_within,
+    strangeness,
+    substitute,
+    tensors_in,
+    tensors_within,
+)
 from .lookup import Key, key_of, named, plain_name
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "in_place_target",
     "key_of",
     "named",
+    "parts_within",
     "plain_name",
     "strangeness",
     "substitute",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -65,6 +66,11 @@ def tensors_in(structure: Any) -> Iterator[Tensor]:
 
 def tensors_within(structure: Any) -> Iterator[Tensor]:
     """All tensors in what a model takes or returns: also in sets, dataclasses and objects of its own."""
+    return (part for part in parts_within(structure) if isinstance(part, Tensor))
+
+
+def parts_within(structure: Any) -> Iterator[Any]:
+    """What a model takes or returns, and all that is in it, each once; a tensor as often as it is there."""
     seen: set[int] = set()
     ahead = [structure]
     while ahead:
@@ -73,6 +79,7 @@ def tensors_within(structure: Any) -> Iterator[Tensor]:
             yield part
         elif id(part) not in seen:
             seen.add(id(part))
+            yield part
             ahead.extend(reversed(_parts(part)))
 
 
@@ -82,12 +89,23 @@ def _parts(structure: Any) -> list[Any]:
     if isinstance(structure, (tuple, list, set, frozenset)):
         return [*structure]
     is_plain = not isinstance(structure, (type, ModuleType, FunctionType, Module))
-    return [*getattr(structure, "__dict__", {}).values()] if is_plain else []
+    return [*getattr(structure, "__dict__", {}).values(), *_in_slots(structure)] if is_plain else []
+
+
+def _in_slots(structure: Any) -> Iterator[Any]:
+    """The attributes that an object has in ``__slots__``, in place of those in ``__dict__``."""
+    for cls in type(structure).__mro__:
+        for slot in vars(cls).values() if "__slots__" in vars(cls) else ():
+            if isinstance(slot, MemberDescriptorType):
+                with suppress(AttributeError):  # it is not set
+                    yield slot.__get__(structure)
 
 
 def strangeness(structure: Any) -> str | None:
-    """What there is that no rule is made for, in words: complex numbers, sparse tensors; None if nothing."""
+    """What there is that no rule is made for, in words: complex numbers, sparse and nested tensors; None if nothing."""
     if isinstance(structure, Tensor):
+        if structure.is_nested:
+            return "nested tensors, whose rows can be padded and masked instead"
         sparse = "sparse tensors, which .to_dense() makes dense" if structure.layout in _SPARSE else None
         return "complex numbers" if structure.is_complex() else sparse
     if isinstance(structure, (tuple, list, Mapping)):
