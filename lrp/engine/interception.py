@@ -46,11 +46,12 @@ class Interception(TorchFunctionMode):
 
     Args:
         streams: the live tensors.
+        untouched: leaves the model as it was.
     """
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, untouched: Untouched) -> None:
         super().__init__()
-        self.streams = streams
+        self.streams, self._untouched = streams, untouched
         self._checkpoints: WeakKeyDictionary[Any, Checkpoint] = WeakKeyDictionary()
         self._around = streams.checkpoint
         level = torch._C._functorch.peek_interpreter_stack()
@@ -102,12 +103,12 @@ class Interception(TorchFunctionMode):
         if frame is not None and frame not in self._checkpoints:
             if self.streams.differentiable:
                 raise NotImplementedError("differentiable=True: within torch.utils.checkpoint, relevance has no graph")
-            streams, recompute = self.streams, frame.recompute_fn
+            streams, untouched, recompute = self.streams, self._untouched, frame.recompute_fn
             facts = [streams.facts(t) if streams.is_live(t) else None for t in tensors_in(arguments_of_checkpoint())]
             checkpoint = Checkpoint(facts, len(streams.assignment.chosen))
 
             def intercepted(*arguments: Any) -> None:
-                with Interception(streams.again(checkpoint, arguments)):
+                with untouched.again(), Interception(streams.again(checkpoint, arguments), untouched):
                     recompute(*arguments)
 
             frame.recompute_fn, self._checkpoints[frame] = intercepted, checkpoint
@@ -226,19 +227,20 @@ def _run(
 ) -> Any:
     inputs = [t for t in tensors_within((args, kwargs) if inputs is None else inputs) if t.requires_grad]
     check_inputs(inputs, forward, args, kwargs)
-    mode = Interception(Streams(inputs, assignment, differentiable))
-    untouched = Untouched(assignment.module, inputs)
+    streams = Streams(inputs, assignment, differentiable)
+    untouched = Untouched(assignment.module, inputs, streams.rescue)
+    mode = Interception(streams, untouched)
     with untouched, mode:
         output = run_as_python(forward, args, kwargs)
     outputs = list(tensors_within(output))
     check_output(output, outputs)
     untouched.check(outputs)
     assignment.check(outputs)
-    mode.streams.origins.check(outputs)
-    unsupported = mode.streams.origins.unsupported(outputs)
+    streams.origins.check(outputs)
+    unsupported = streams.origins.unsupported(outputs)
     head = _HEAD if not unsupported and is_head(outputs, assignment.last_name is not None) else None
     _tell(unsupported, [text for text in (untouched.hint, head) if text is not None], strict)
-    mode.streams.settle(outputs)
+    streams.settle(outputs)
     return output
 
 

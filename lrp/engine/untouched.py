@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -19,22 +19,24 @@ class Untouched(AbstractContextManager["Untouched"]):
     Args:
         module: the model, if there is one.
         inputs: the explained inputs.
+        rescue: called with each buffer that is put back, to keep what a backward needs of what it was in the forward.
 
     Attributes:
         hint: afterwards, what to say to the user if the mode has changed what was computed; None if it has not.
     """
 
-    def __init__(self, module: nn.Module | None, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, module: nn.Module | None, inputs: Sequence[Tensor], rescue: Callable[[Tensor], Any]) -> None:
         self.hint: str | None = None
+        self._rescue = rescue
         self._module = module
-        self._training = [m for m in ([] if module is None else module.modules()) if m.training]
+        self._modules = [] if module is None else [*module.modules()]
+        self._training = [m for m in self._modules if m.training]
         self._devices = {t.device.index for t in inputs if t.device.type == "cuda"} if self._training else set()
 
     def __enter__(self) -> Untouched:
         self._constants = [
-            (m._buffers, name, b)
-            for m in ([] if self._module is None else self._module.modules())
-            for name, b in m._buffers.items() if b is not None and not b.requires_grad
+            (m._buffers, name, b, b._version)
+            for m in self._modules for name, b in m._buffers.items() if b is not None and not b.requires_grad
         ]  # fmt: skip
         if self._training:
             self._buffers = [
@@ -50,10 +52,23 @@ class Untouched(AbstractContextManager["Untouched"]):
         if self._training:
             self._put_back(error)
         self._written = [row for row in self._constants if row[2].requires_grad]
-        for owner, name, buffer in self._constants:
+        for owner, name, buffer, _ in self._constants:
             now = owner.get(name)
             if now is not None and now.requires_grad:
                 owner[name] = now.detach() if now is not buffer or now._is_view() else now.detach_()
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Within this context a part of the forward runs again, as in a checkpoint: what it writes to are copies."""
+        counted = [(owner, name, b) for owner, name, b, version in self._constants if b._version != version]
+        rows = [*counted, *((owner, name, b) for owner, name, b, _ in (self._buffers if self._training else ()))]
+        for owner, name, buffer in rows:
+            owner[name] = buffer.clone()
+        try:
+            yield
+        finally:
+            for owner, name, buffer in rows:
+                owner[name] = buffer
 
     def check(self, outputs: Sequence[Tensor]) -> None:
         """After the forward: raise if one of its outputs is a buffer, which is no longer what it was in the forward.
@@ -61,7 +76,7 @@ class Untouched(AbstractContextManager["Untouched"]):
         Raises:
             ValueError: it names the buffer.
         """
-        for _, name, buffer in self._written:
+        for _, name, buffer, _ in self._written:
             if any(t is buffer for t in outputs):
                 raise ValueError(
                     f"the buffer {name!r} is an output itself, and cannot be explained, for it is a constant of the "
@@ -73,6 +88,7 @@ class Untouched(AbstractContextManager["Untouched"]):
             self.hint = self._describe()
         self._fork.__exit__(None, None, None)
         for owner, name, buffer, before in self._buffers:
+            self._rescue(buffer)
             buffer.data.copy_(before)  # not seen by autograd: a backward that is still to come may need the buffer
             owner[name] = buffer
 

@@ -8,8 +8,10 @@ import networks
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import lrp
+from lrp.engine.backward.kept import TELLS_HOOKS
 
 RULES = [key for key, rule in lrp.rules.KEYS.items() if not rule.needs_pattern]
 
@@ -235,6 +237,18 @@ def test_a_buffer_that_a_forward_writes_to_is_a_constant_afterwards(name: str, e
             break
 
 
+@pytest.mark.filterwarnings("ignore:in training mode:lrp.RelevanceWarning")
+@pytest.mark.parametrize("rule", ["epsilon", "zplus"])
+@pytest.mark.parametrize("name", WRITES)
+def test_what_backward_needs_of_a_buffer_that_is_put_back_is_kept(name: str, rule: str) -> None:
+    """The forward computes the same in training mode: so does its backward."""
+    x, maps = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), []
+    for mode in (False, True):
+        y = lrp.convert(Remembering(WRITES[name]).train(mode))(x, explain=True, rule=rule, strict=True)
+        maps.append(torch.autograd.grad(y.sum(), x)[0])
+    assert torch.equal(*maps)
+
+
 def test_a_buffer_is_a_constant_after_an_error_and_in_training_mode() -> None:
     def fail(m: Any, h: Tensor) -> Tensor:
         m.memory.copy_(h)
@@ -259,9 +273,45 @@ def test_a_buffer_that_is_an_output_is_refused_by_name_and_a_view_or_copy_of_it_
         model = Remembering(lambda m, h, take=take: take(m.memory.copy_(h))).eval()
         model.last = nn.Identity()
         if not maps:
-            with pytest.raises(ValueError, match=r"the buffer 'memory' is an output itself.*return self\.memory\.clone"):
+            with pytest.raises(
+                ValueError, match=r"the buffer 'memory' is an output itself.*return self\.memory\.clone"
+            ):
                 lrp.convert(model)(x, explain=True)
             maps.append(torch.autograd.grad(lrp.convert(model.fc)(x, explain=True).sum(), x)[0])
         else:
             maps.append(torch.autograd.grad(lrp.convert(model)(x, explain=True, strict=True).sum(), x)[0])
     assert all(torch.equal(maps[0], other) for other in maps)
+
+
+@pytest.mark.skipif(not TELLS_HOOKS, reason="checkpoints are refused before torch 2.7")
+@pytest.mark.filterwarnings("ignore:.*in training mode:lrp.RelevanceWarning")
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_checkpoint_runs_again_writes_to_no_buffer(training: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+            self.register_buffer("memory", torch.zeros(4, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norm(self.fc(x))
+            self.memory.mul_(0.5).add_(h)
+            return h.relu()
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Block(), Block()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.b, checkpoint(self.a, x, use_reentrant=False), use_reentrant=False)
+
+    model = Checkpointed().double().train(training)
+    net, x = lrp.convert(model), torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    buffers = dict(model.named_buffers())
+    y = net(x, explain=True)
+    before = {name: b.clone() for name, b in buffers.items()}
+    y.sum().backward()
+    for owner in (model, net):
+        assert all(b is buffers[name] and not b.requires_grad for name, b in owner.named_buffers())
+    assert all(torch.equal(b, before[name]) for name, b in buffers.items())
