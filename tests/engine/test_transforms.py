@@ -75,6 +75,7 @@ FORWARD_MODE: dict[str, Forward] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("name", FORWARD_MODE)
 def test_forward_mode_differentiation_is_refused_by_name(name: str) -> None:
     message = "(forward-mode differentiation|torch.func).* would be given relevance .*: explain what it is taken of"
