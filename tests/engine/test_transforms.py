@@ -44,18 +44,27 @@ def test_vmap_over_constants_is_named_and_gives_its_gradient(name: str) -> None:
         lrp.convert(model)(x, explain=True, strict=True)
 
 
-def test_vmap_beside_a_merged_norm() -> None:
-    """What is merged with a layer has to know of all that uses the layer besides."""
+@pytest.mark.parametrize("rule", ["epsilon", "zplus"])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_vmap_beside_a_merged_norm(rule: str, is_late: bool) -> None:
+    """What is merged with a layer has to know of all that uses the layer besides: the two maps add up."""
+    w = W[:, 0, 0]
 
-    def forward(m: Normalized, x: Tensor) -> Tensor:
+    def forward(m: Normalized, x: Tensor) -> Any:
         h = m.conv(x)
-        return m.norm(h).sum() + torch.vmap(lambda w, t: (t * w).sum(), in_dims=(0, None))(W[:, 0, 0], h).sum()
+        early = None if is_late else m.norm(h)
+        weighed = torch.vmap(lambda v, t: t * v, in_dims=(0, None))(w, h)
+        return early if early is not None else m.norm(h), weighed
 
-    model = Normalized(forward)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    with pytest.warns(lrp.RelevanceWarning):
-        y = lrp.convert(model)(x, explain=True, rule="gradient")
-    actual, expected = (torch.autograd.grad(out, x)[0] for out in (y, model(x)))
+    with pytest.warns(lrp.RelevanceWarning, match="the autograd function"):
+        both = lrp.convert(Normalized(forward))(x, explain=True, rule=rule)
+    (actual,) = torch.autograd.grad([t.sum() for t in both], x)
+    normed, h = (
+        lrp.convert(Normalized(part))(x, explain=True, rule=rule)
+        for part in (lambda m, x: m.norm(m.conv(x)), lambda m, x: m.conv(x))
+    )
+    expected = torch.autograd.grad(normed.sum(), x)[0] + torch.autograd.grad(h.sum() * w.sum(), x)[0]
     assert error(actual, expected) < 1e-10
 
 
