@@ -31,6 +31,7 @@ class Verdict:
 
 
 RIGHT = Verdict("right")
+_HEAD = "the model's output is a softmax"
 
 
 def judge(program: Program, case_name: str) -> Verdict:
@@ -67,7 +68,7 @@ class Expectation:
         try:
             actual = explained(self.model, self.inputs, self.case.rule, self.plain)
         except (Exception, lrp.RelevanceWarning) as error:
-            if self.reading.met_unseen or self.reading.may_refuse or not self.has_gradient:
+            if self.reading.met_unseen or self.reading.may_refuse or not self.has_gradient or _HEAD in str(error):
                 return RIGHT
             return Verdict("refused", 1.0, f"{type(error).__name__}: {str(error)[:300]}")
         if self.reading.met_unseen:

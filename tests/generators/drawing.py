@@ -25,7 +25,9 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "identity": identities.identity,
     "masked": identities.masked,
     "total": sums.total,
+    "indexed": sums.indexed,
     "average": sums.average,
+    "divided": sums.divided,
     "sums": sums.running,
     "winner": sums.winner,
     "number": elementwise.number,
@@ -37,6 +39,7 @@ STEPS: dict[str, Callable[[Builder], None]] = {
     "hidden_write": elementwise.hidden_write,
     "unseen": elementwise.unseen,
     "move": moves.move,
+    "padded": moves.padded,
     "joined": moves.joined,
     "padded_batch": moves.padded_batch,
     "token": moves.token,
@@ -73,26 +76,45 @@ class Kind:
 
 
 _SIGNS = ("zplus", "gamma", "alpha1beta0", "alpha2beta1 absorb", "gamma+epsilon")
-_SIGNED = ("number", "number", "constant", "fill", "fill", "activation", "activation", "activation", "average", "move")
+_SIGNED = (
+    "number",
+    "number",
+    "constant",
+    "fill",
+    "fill",
+    "activation",
+    "activation",
+    "average",
+    "padded",
+    "hidden_write",
+)
 KINDS = {
-    "sign": Kind(150, (*(("layer", "relu", step, "layer") for step in (*_SIGNED, "hidden_write", "winner")),), _SIGNS),
+    "sign": Kind(
+        300,
+        (
+            *(("layer", "relu", step, "layer") for step in (*_SIGNED, *_SIGNED, "divided", "move", "winner")),
+            ("layer", "activation", "layer"),
+            ("layer", "activation", "relu", "activation", "layer"),
+            ("layer", "relu", "winner", "divided", "layer"),
+        ),
+        _SIGNS,
+    ),
     "gate": Kind(
-        110,
+        130,
         (
             ("layer", "gate", "of_a_gate", "gated"),
             ("layer", "gate", "of_a_gate", "of_a_gate", "gated"),
             ("layer", "gate", "of_a_gate", "move", "gated"),
             ("layer", "gate", "identity", "gated"),
-            ("layer", "gate", "layer", "product"),
+            *(3 * (("layer", "gate", "layer", "product"),)),
             ("layer", "gate", "gated", "layer"),
             ("layer", "gate", "mixed"),
         ),
     ),
     "layer": Kind(
-        90,
+        150,
         (
-            ("layer", "identity", "affine"),
-            ("layer", "identity", "number"),
+            *(2 * (("layer", "identity", "affine"), ("layer", "identity", "number"))),
             ("layer", "affine", "relu"),
             ("layer", "masked", "affine"),
             ("layer", "constant", ANY),
@@ -104,17 +126,18 @@ KINDS = {
         ),
     ),
     "data": Kind(
-        60,
+        90,
         tuple(
             (step, *then)
-            for step in ("affine", "number", "padded_batch", "joined", "identity", "token")
+            for step in ("affine", "affine", "number", "padded_batch", "joined", "identity", "token")
             for then in (("layer",), ("layer", "layer", "total"))
         ),
         ("epsilon_plus_flat", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box", "zplus", "flat"),
     ),
     "flow": Kind(
-        70,
+        130,
         (
+            ("layer", "relu", "indexed"),
             ("layer", "relu", "sums"),
             ("layer", "layer", "total"),
             ("layer", "total"),
@@ -124,10 +147,11 @@ KINDS = {
             ("layer", "slice_written", "layer"),
             ("layer", "norm", "layer"),
             ("layer", "unseen"),
+            ("unseen",),
         ),
         last=(("checkpointed", 3), ("cut", 12)),
     ),
-    "any": Kind(60, ((ANY,), (ANY, ANY), ("relu", ANY, "layer"), ("layer", "relu", ANY), ("layer", ANY))),
+    "any": Kind(40, ((ANY,), (ANY, ANY), ("relu", ANY, "layer"), ("layer", "relu", ANY), ("layer", ANY))),
 }
 ALL = tuple(phrase for kind in KINDS.values() for phrase in kind.phrases)
 OF_DATA = ("affine", "number", "constant", "total", "joined", "padded_batch", "token", "move", "identity")
@@ -169,7 +193,7 @@ def write(integer: Callable[[int, int], int], case: str, off: Sequence[str] = ()
     if kind != "data":
         _take(b, [b.choose(OF_DATA) for _ in range(b.integer(0, 2))])
     before = [b.choose(ALL) for _ in range(b.integer(0, 1))]
-    after = [b.choose(ALL) for _ in range(b.integer(0, 1))]
+    after = [b.choose(ALL) for _ in range(b.integer(0, 3) // 3)]
     for phrase in (*before, b.choose(KINDS[kind].phrases), *after):
         _take(b, phrase)
     for label, often in KINDS[kind].last:

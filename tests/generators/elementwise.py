@@ -40,7 +40,7 @@ OTHERS = {
     "hardshrink": "F.hardshrink({x}, 0.2)",
     "hardtanh": "F.hardtanh({x}, -0.5, 0.5)",
 }
-NUMBERS = ("2", "0.5", "-3", "-0.7", "3", "-1")
+NUMBERS = ("2", "0.5", "-3", "-0.7", "-2", "-1")
 
 
 def relu(b: Builder) -> None:
@@ -162,7 +162,7 @@ def fill(b: Builder) -> None:
 
 def detached(b: Builder) -> None:
     """What is detached, or made without gradients, is a constant: a term that absorbs, or a factor."""
-    x = b.pick(lambda value: value.kind == "signal" or (b.exact and value.kind == "layer"))
+    x = b.pick(lambda value: value.kind in ("signal", "layer"))
     other = b.pick(lambda value: value.shape == x.shape)
     plus = b.flag()
     o, width = other.name, x.shape[-1]

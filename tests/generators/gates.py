@@ -97,7 +97,8 @@ def mixed(b: Builder) -> None:
 def product(b: Builder) -> None:
     """A product of two signals: half each."""
     x = b.pick(lambda value: value.kind in ("layer", "signal"))
-    y = b.pick(lambda value: value.kind in ("layer", "signal") and value.shape == x.shape)
+    is_square = b.integer(0, 3) == 3
+    y = b.pick(lambda v: v.kind in ("layer", "signal") and v.shape == x.shape and (v is x) == is_square)
     spellings = {"*": "{x} * {y}", "torch.mul": "torch.mul({x}, {y})"}
     if x.writable and x.memory != y.memory:
         spellings["*="] = "{x}.mul_({y})"

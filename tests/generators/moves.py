@@ -63,6 +63,14 @@ def move(b: Builder) -> None:
         _moved(b, [x], shape(x.shape), ["{out} = " + line], line, memory)
 
 
+def padded(b: Builder) -> None:
+    """A pad, by zeros or by a number."""
+    x = b.pick(lambda value: value.kind in ("layer", "signal") and prod(value.shape) < LARGEST / 2)
+    line, shape, _ = b.spell("move", {name: ANY[name] for name in ("pad", "pad with number")})
+    line = line.format(x=x.name)
+    _moved(b, [x], shape(x.shape), ["{out} = " + line], line, None)
+
+
 def joined(b: Builder) -> None:
     """Two tensors side by side: concatenated, or written into a buffer."""
     x = b.pick(lambda value: value.kind != "gate")

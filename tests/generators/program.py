@@ -211,11 +211,11 @@ class Builder:
         return f"self.{name}"
 
     def pick(self, fits: Callable[[Value], bool] = lambda value: True) -> Value:
-        """One of the values that fit; the last one is the simplest choice. None: the step is skipped."""
+        """One of the values that fit, mostly the last one, which is the simplest choice."""
         fitting = [value for value in reversed(self.values) if fits(value)]
         if not fitting:
             raise Skip
-        return fitting[self.integer(0, len(fitting) - 1) if self.flag() else 0]
+        return fitting[self.integer(0, len(fitting) - 1) if self.integer(0, 3) == 3 else 0]
 
     def meaning_of(self, value: Value) -> Meaning:
         return next(step.meaning for step in self.steps if step.name == value.name)

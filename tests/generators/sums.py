@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from .program import Builder, Value
+from .program import Builder, Skip, Value
 
 Spellings = dict[str, list[str]]
+
+
+INDEXED = ("index_put_", "index_put repeated", "index_add", "index_add_", "scatter_add")
+
+
+def indexed(b: Builder) -> None:
+    """A sum by a function that puts its terms where an index says."""
+    terms = _terms(b)
+    if not b.has_factor:
+        raise Skip
+    spellings = _plain([t.name for t in terms], terms[0])
+    lines = b.spell("sum", {name: spellings[name] for name in INDEXED}, "data" if terms[0].is_data else "")
+    kind = "data" if all(t.is_data for t in terms) else "signal"
+    b.note(terms[0].shape, lines, ("total", tuple((t.name, 1.0) for t in terms)), kind=kind)
 
 
 def total(b: Builder) -> None:
@@ -123,6 +137,11 @@ def average(b: Builder) -> None:
     _pool(b, "pool", POOLS, "fixed")
 
 
+def divided(b: Builder) -> None:
+    """An average with a divisor of its own."""
+    _pool(b, "pool", {name: pool for name, pool in POOLS.items() if "divisor" in name}, "fixed")
+
+
 def running(b: Builder) -> None:
     """A running sum."""
     _pool(b, "sums", SUMS, "adds")
@@ -139,6 +158,8 @@ def _pool(b: Builder, kind: str, pools: dict, meaning: str) -> None:
     fitting = {name: pool for name, pool in pools.items() if pool[0] == dims or (pool[0] < dims and "1d" not in name)}
     if not b.has_factor:  # rules that ask for the signs of the weights refuse it by name
         fitting.pop("negative divisor", None)
+    if not fitting:
+        raise Skip
     _, line, shape = b.spell(kind, fitting)
     line = line.format(x=x.name)
     b.note(shape(x.shape), "{out} = " + line, (meaning, line, x.name), sure=x.kind != "layer")
