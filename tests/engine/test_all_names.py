@@ -19,6 +19,7 @@ from lrp.engine.calls import distinct, key_of, plain_name, substitute, tensors_i
 from lrp.engine.handlers import TABLE
 from lrp.engine.interception import Interception
 from lrp.engine.streams import Streams
+from lrp.engine.untouched import Untouched
 from lrp.rules import Epsilon, Gamma, Gradient, WSquare
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -214,7 +215,7 @@ def check_claims(function: Function, arguments: Arguments, signed: bool) -> None
     for known in (tensors[:1], tensors):
         inputs = {id(t): t.clone().requires_grad_() for t in tensors}
         streams = Streams(list(inputs.values()), Assignment(Epsilon()))
-        with Interception(streams):
+        with Interception(streams, Untouched(None, [], streams.rescue)):
             made = {
                 id(t): x if signed or not any(t is k for k in known) else x.relu()
                 for t, x in zip(tensors, inputs.values(), strict=True)

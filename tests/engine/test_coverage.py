@@ -13,6 +13,7 @@ import lrp
 from lrp.engine.assignment import Assignment
 from lrp.engine.interception import Interception
 from lrp.engine.streams import Streams
+from lrp.engine.untouched import Untouched
 from lrp.rules import AlphaBeta, Epsilon, Gradient, ZPlus
 
 aten = torch.ops.aten
@@ -283,7 +284,7 @@ def test_what_is_accumulated_of_nonnegative_terms_is_known_to_be() -> None:
     x = draw(4, 3)
     at = torch.tensor([0, 1, 1, 0])
     streams = Streams([x], Assignment(Epsilon()))
-    with Interception(streams):
+    with Interception(streams, Untouched(None, [], streams.rescue)):
         h = x.relu()
         known = [h.index_add(0, at, h), h.cumsum(0), h**2, x**2, 3**x, h.sqrt(), x.norm(dim=1), torch.lerp(h, h, 0.5)]
         unknown = [h.index_add(0, at, h, alpha=-1), h.diff(), torch.lerp(h, h, 2.0), x**3, h.log()]
@@ -484,7 +485,7 @@ def test_an_operator_that_is_called_by_the_name_self_is_named() -> None:
 def test_nothing_is_left_of_what_was_known_of_what_a_constant_overwrites() -> None:
     x = draw(4, 3)
     streams = Streams([x], Assignment(Epsilon()))
-    with Interception(streams):
+    with Interception(streams, Untouched(None, [], streams.rescue)):
         made = x.relu().clone().copy_(torch.tensor([[-1, -2, -3]])), (x * 1.0)[0].relu_().as_strided((4, 3), (3, 1))
         low = x.relu()[0].as_strided((2, 3), (3, 1)), torch.maximum(x.relu(), torch.tensor(-2))
     assert not any(streams.known.is_nonnegative(t) for t in (*made, *low))

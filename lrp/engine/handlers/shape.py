@@ -84,14 +84,6 @@ def converts(streams: Streams, call: LiveCall) -> Any:
     return streams.follow(call, is_identity=True, nonnegative=streams.known.is_nonnegative(data))
 
 
-def converts(streams: Streams, call: LiveCall) -> Any:
-    """``torch.as_tensor(data)``: a tensor is itself, or copied; of other data, values alone are taken."""
-    data = call.args[0] if call.args else call.kwargs["data"]
-    if not isinstance(data, Tensor):
-        return NotImplemented
-    return streams.follow(call, is_identity=True, nonnegative=streams.known.is_nonnegative(data))
-
-
 def overwrites(streams: Streams, call: LiveCall) -> Any:
     """``target.copy_(source)``: the target's values are those of the source, of which it has one or several copies."""
     source = call.args[1] if len(call.args) > 1 else call.kwargs["src" if "src" in call.kwargs else "other"]
