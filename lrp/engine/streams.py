@@ -51,7 +51,7 @@ class Streams:
         self.is_live = self.origins.is_live
         self.checkpoint: Checkpoint | None = None
         self.is_again = False
-        self._merged: list[tuple[Layer, ReferenceType[Tensor], int | None]] = []
+        self._merged: list[tuple[Layer, ReferenceType[Tensor], int]] = []
         for x in inputs:
             self.origins.note(x, Facts(x if differentiable else None, data=True))
 
@@ -149,7 +149,7 @@ class Streams:
         """What ``x * scale + shift`` returns, one number a channel, which belongs to the layer whose output x is."""
         layer = call.facts_of(x).layer
         assert layer is not None
-        self._release(layer, x, is_overwritten=call.target is x)
+        self._release(layer, x)
         rule = layer.rule if scale is None else layer.rule.scaled(layer.f, scale)
         shift = plus(times(layer.shift, scale), shift)
         scale = scale if layer.scale is None else times(layer.scale, scale)
@@ -303,11 +303,11 @@ class Streams:
             call.target.detach().copy_(z)
         return output, kept
 
-    def _release(self, layer: Layer, t: Tensor, is_overwritten: bool) -> None:
+    def _release(self, layer: Layer, t: Tensor) -> None:
         """Keep the layer's own output no longer, unless something else than what is merged with it needs it."""
         if layer.z is not None and not (layer.ledger.is_direct or layer.ledger.is_parted or self.differentiable):
             layer.z.drop()
-            self._merged.append((layer, ref(t), None if is_overwritten else t._version))
+            self._merged.append((layer, ref(t), t._version))
 
     def _use(self, layer: Layer, t: Tensor) -> None:
         """Note that the layer's output ``t`` is used by something that is not merged with it."""

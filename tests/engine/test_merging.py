@@ -1,6 +1,7 @@
 """A layer stays a layer through identities; a scale and shift of each channel belong to it, however spelled."""
 
 from collections.abc import Callable
+from functools import partial
 
 import networks
 import pytest
@@ -46,6 +47,8 @@ def looked_at(look: Callable[[Tensor], object]) -> Function:
 
 IDENTITIES: dict[str, Function] = {
     "clone": Tensor.clone,
+    "cat of one": lambda y: torch.cat([y]),
+    "where, of the same": lambda y: torch.where(torch.tensor(True), y, y),
     "clone to channels last": lambda y: y.clone(memory_format=torch.channels_last),
     "contiguous": Tensor.contiguous,
     "channels last": lambda y: y.contiguous(memory_format=torch.channels_last),
@@ -309,3 +312,52 @@ def test_a_layer_remembers_what_it_saw(name: str, rule: Rule | str) -> None:
     """Against the layer called once for each of its uses."""
     network, expected = WRITES[name]
     assert error(explained(network, IMAGES, rule), explained(expected, IMAGES, rule)) < 1e-9
+
+
+def into_a_buffer(y: Tensor) -> Tensor:
+    buffer = y.new_zeros(len(y), 2 * y.shape[1], *y.shape[2:])
+    buffer[:, y.shape[1] :].copy_(y)
+    return buffer[:, y.shape[1] :]
+
+
+def overwritten(y: Tensor) -> Tensor:
+    return y.masked_fill_(torch.zeros(y.shape, dtype=torch.bool), 0.0)
+
+
+@pytest.mark.parametrize("rule", MERGING_RULES, ids=str)
+@pytest.mark.parametrize("use", [into_a_buffer, overwritten])
+@pytest.mark.parametrize("name", ["clone", "identity", "cat of one"])
+def test_what_is_merged_is_also_used_by_something_else(name: str, use: Function, rule: Rule | str) -> None:
+    def both(x: Tensor) -> Tensor:
+        y = IDENTITIES[name](CONV(x))
+        return NORM(y) + use(y).relu()
+
+    def apart(x: Tensor) -> Tensor:
+        return NORM(CONV(x)) + CONV(x).relu()
+
+    assert error(explained(both, IMAGES, rule), explained(apart, IMAGES, rule)) < 1e-10
+
+
+@pytest.mark.parametrize("rule", MERGING_RULES, ids=str)
+def test_a_hook_before_a_merged_function_that_overwrites(rule: Rule | str) -> None:
+    mask = (draw(*CONV(IMAGES).shape[1:], seed=3) > 0).double()
+
+    def network(x: Tensor, overwrites: bool) -> Tensor:
+        y = CONV(x)
+        y.register_hook(lambda R: R * mask)
+        return y.add_(channels(SHIFT)) if overwrites else y + channels(SHIFT)
+
+    expected, actual = (explained(partial(network, overwrites=o), IMAGES, rule) for o in (False, True))
+    assert error(actual, expected) < 1e-10
+
+
+@pytest.mark.parametrize("rule", MERGING_RULES, ids=str)
+@pytest.mark.parametrize("made", [lambda y: (y > 0).double(), lambda y: y.detach().tanh(), lambda y: y.data + 1])
+@pytest.mark.parametrize("combined", [torch.mul, torch.add])
+def test_a_constant_of_the_samples_is_not_the_layers(combined: Function, made: Function, rule: Rule | str) -> None:
+    def network(x: Tensor) -> Tensor:
+        y = F.linear(x, W)
+        return combined(y, made(y))
+
+    x = draw(2, 3, seed=5)
+    assert error(explained(network, x[:1], rule), explained(network, x, rule)[:1]) < 1e-10

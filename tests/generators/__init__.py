@@ -1,7 +1,6 @@
 """Random networks in all the spellings that torch has, and what their maps must be.
 
 * :mod:`~generators.program` - a program, step by step: its lines, and their meaning; the builder that writes it
-* :mod:`~generators.checkpoints` - a part of a program that backward computes again
 * :mod:`~generators.layers`, :mod:`~generators.elementwise`, :mod:`~generators.sums`, :mod:`~generators.moves`,
   :mod:`~generators.gates`, :mod:`~generators.identities` - the steps that can be drawn, in their spellings
 * :mod:`~generators.drawing` - which steps follow one another

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
+from lrp.engine.backward.kept import TELLS_HOOKS
+
 from .program import Builder, Skip, Step, Value
 
 IDENTITIES = {  # expression, and whether its memory is new
@@ -86,6 +91,30 @@ def cut(b: Builder) -> None:
     where, line = b.spell("cut", cuts)
     line = line.format(x=x.name)
     b.note(x.shape, f"{where}{{out}} = {line}", ("cut", line))
+
+
+def checkpointed(b: Builder) -> None:
+    """Some steps in a row become a checkpoint, which backward computes again; nothing after them may be overwritten."""
+    first = b.overwritten + 1
+    if first >= len(b.steps) or not TELLS_HOOKS:
+        raise Skip
+    start = b.integer(first, len(b.steps) - 1)
+    stop = b.integer(start + 1, len(b.steps))
+    steps = b.steps[start:stop]
+    b.steps[start:stop] = [*(replace(step, lines=()) for step in steps[:-1]), _within(b, steps)]
+
+
+def _within(b: Builder, steps: list[Step]) -> Step:
+    """The last of the steps, with the lines of all of them."""
+    lines = [line for step in steps for line in step.lines]
+    made = ", ".join(step.name for step in steps)
+    used = dict.fromkeys(re.findall(r"\b[hx]\d+\b", " ".join(lines)))
+    before = [name for name in used if name not in {step.name for step in steps}]
+    arguments = b.spell("checkpoint", {"arguments": before, "closure": before[:1]})
+    listed = ", ".join(arguments)
+    body = [f"    {line}" for line in [*lines, f"return [{made}]"]]
+    call = f"[{made}] = checkpoint(part, {listed}, use_reentrant=False)"
+    return replace(steps[-1], lines=(f"def part({listed}):", *body, call))
 
 
 def source(b: Builder, x: Value) -> None:
