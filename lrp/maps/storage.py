@@ -61,8 +61,10 @@ class Box(tuple[tuple[int, int], ...]):
     @classmethod
     def of(cls, view: Tensor, base: Tensor) -> Box:
         """The box of ``base`` that has all elements of a view of it: all of it, where the dimensions do not tell."""
+        if base.is_nested:
+            return cls()
         whole = cls((0, max(size, 1) - 1) for size in base.shape)
-        if view.dtype != base.dtype or 0 in base.stride():
+        if view.is_nested or view.dtype != base.dtype or 0 in base.stride():
             return whole
         steps = [(step, size) for step, size in zip(view.stride(), view.shape, strict=True) if size > 1]
         ahead, box = int(view.storage_offset() - base.storage_offset()), [(0, 0)] * base.dim()

@@ -44,6 +44,7 @@ IMAGE: dict[str, Move] = {
     "nearest": ("F.interpolate({x}, scale_factor=2)", lambda s: (s[0], 2 * s[1], 2 * s[2]), "copy"),
     "permute": ("{x}.permute(0, 2, 1, 3)", lambda s: (s[1], s[0], s[2]), "view"),
 }
+PADS = ("pad", "pad with number")
 WHOLE_ON_DATA = ("flip", "roll", "[..., 1:]", "pad", "[:, [0, 0]]", "narrow")
 LARGEST = 80
 
@@ -54,6 +55,8 @@ def move(b: Builder) -> None:
     moves = {1: ANY, 2: ANY | PLACED | SEQUENCE, 3: ANY | PLACED | IMAGE}[len(x.shape)]
     if x.is_data:
         moves = {name: moves[name] for name in WHOLE_ON_DATA}
+    if x.is_data or not b.has_factor:  # the zeros of a pad are no inputs for some rules
+        moves = {name: move for name, move in moves.items() if name != "pad"}
     fitting = {name: m for name, m in moves.items() if prod(m[1](x.shape)) <= LARGEST}
     if fitting:
         line, shape, view = b.spell("move", fitting, x.kind if x.kind == "gate" else "")
@@ -66,7 +69,7 @@ def move(b: Builder) -> None:
 def padded(b: Builder) -> None:
     """A pad, by zeros or by a number."""
     x = b.pick(lambda value: value.kind in ("layer", "signal") and prod(value.shape) < LARGEST / 2)
-    line, shape, _ = b.spell("move", {name: ANY[name] for name in ("pad", "pad with number")})
+    line, shape, _ = b.spell("move", {name: ANY[name] for name in PADS if b.has_factor or name != "pad"})
     line = line.format(x=x.name)
     _moved(b, [x], shape(x.shape), ["{out} = " + line], line, None)
 
@@ -114,6 +117,8 @@ def padded_batch(b: Builder) -> None:
         "copy_": [zeros, f"{{out}}[..., :{w}].copy_({name})"],
         "copy_ one by one": [zeros, "for i in range(n):", f"    {{out}}[i, ..., :{w}].copy_({name}[i])"],
     }  # fmt: skip
+    if x.is_data or not b.has_factor:  # whose zeros are no inputs, and those of a buffer are
+        del spellings["F.pad"]
     lines = b.spell("padded batch", spellings, "data" if x.is_data else "")
     _moved(b, [x], shape, lines, f"F.pad({name}, (0, 1))", None)
 

@@ -307,9 +307,18 @@ class Relevance(Reading):
     def total(self, terms: Sequence[tuple[str, float]]) -> Tensor:
         names = [name for name, _ in terms]
         self.stays_data(*names)
-        weighted = [weight * self.value(name) for name, weight in terms]
-        z = sum(weighted)
-        return self.node(z, names, lambda R: [self.share(term, z, R) for term in weighted])  # type: ignore[arg-type]
+        weighted = [self._weighted(name, weight) for name, weight in terms]
+        self.layers.pop(self.step, None)
+        z = sum(term.detach() for term in weighted)
+        result: Tensor = _Node.apply(lambda R: [self.share(term.detach(), z, R) for term in weighted], z, *weighted)
+        return result
+
+    def _weighted(self, name: str, weight: float) -> Tensor:
+        """A term with its factor, which belongs to the layer, if the term is the output of one."""
+        factors = None if weight == 1 else self._of_channels(torch.tensor(weight), name)
+        if factors is not None:
+            return self._merge(name, factors, torch.zeros_like(factors))
+        return self.node(weight * self.value(name), [name], lambda R: [R])
 
     def gated(self, x: str, g: str) -> Tensor:
         return self.node(self.value(x) * self.value(g), [x], lambda R: [R])

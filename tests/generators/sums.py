@@ -28,8 +28,6 @@ def total(b: Builder) -> None:
     signs = [1.0, *(b.choose([1.0, -1.0, 2.0, 0.5]) if b.flag() else 1.0 for _ in terms[1:])]
     is_plain = set(signs) == {1.0}
     fresh = _plain(names, first) if is_plain else _weighted(names, signs)
-    if not is_plain and not b.exact and any(t.kind == "layer" for t in terms):  # a factor is a part of the layer
-        fresh = {name: fresh[name] for name in ("alpha", "sub")}
     if not b.has_factor:  # one function of all the terms is a pool there, which has a rule of its own
         fresh = {name: line for name, line in fresh.items() if name in ("+", "torch.add", "* +", "alpha", "sub", "-")}
     writable = first.writable and all(t.memory != first.memory for t in terms[1:])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial, partialmethod
+from math import inf
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -59,7 +60,8 @@ def _forgetting(handler: streams.Handler, fact: str, value: Any, s: Streams, cal
     for t in tensors_in((() if result is NotImplemented else result, call.target, base)):
         facts = s.known.of(t)
         if facts is not None:
-            s.known.note(t, replace(facts, **{fact: value}))
+            bounds = {"top": inf} if fact == "gate" else {}  # which make a gate, too
+            s.known.note(t, replace(facts, **{fact: value}, **bounds))
     return result
 
 
@@ -144,11 +146,11 @@ UNDONE: dict[str, Sequence[Undoing]] = {
     "gate: lost by clamp": [forgets("gate", "clamp")],
     "gate: kept by layers": [replaced(Streams, "relay_layer", _keeps_gates)],
     "gate: references for a shape are asked": [
-        replaced(streams, "_sources", lambda output, edges: [*range(max(1, len(edges)))])
+        replaced(streams, "_sources", lambda output, edges: [*range(max(1, len(edges)))]),
+        replaced(Streams, "_of_base", nothing),
     ],
-    "layer: lost by clone": [forgets("layer", "clone", value=None)],
     "layer: lost by dropout": [forgets("layer", *DROPOUTS, value=None)],
-    "layer: lost by identities": [forgets("layer", *SAME, value=None)],
+    "layer: lost by identities": [forgets("layer", "clone", *SAME, value=None)],
     "layer: x * scale + shift is none": [
         replaced(module, "affine", _apart_from_layers) for module in (sums, products)
     ],
