@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lrp
-from lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, PatternAttribution, PatternNet, ZBox, ZPlus
+from lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, PatternAttribution, PatternNet, Rule, ZBox, ZPlus
 
 VALUES = [
     (lambda: AlphaBeta(2, 2), ValueError, r"alpha=2, beta=2: alpha - beta must be 1, so beta=1"),
@@ -121,3 +121,17 @@ def test_rules_print_compare_copy_and_pickle() -> None:
     assert PatternNet(torch.ones(2)) != PatternAttribution(torch.ones(2))
     assert replace(Gamma(0.1), gamma=0.5) == Gamma(0.5)
     assert len({Epsilon(0.1), Epsilon(0.1), Epsilon(0.2)}) == 2
+
+
+@pytest.mark.parametrize(("result", "found"), [
+    (lambda x: None, "NoneType"), (lambda x: 1.0, "float"), (lambda x: (x,), "tuple"),
+    (lambda x: x[:1], r"shape \(1, 3\)"),
+])  # fmt: skip
+def test_a_rule_of_ones_own_that_returns_something_else_is_named(result, found) -> None:  # type: ignore[no-untyped-def]
+    class Own(Rule):
+        def redistribute(self, f, x, w, b, z, R):  # type: ignore[no-untyped-def]
+            return result(x)
+
+    y = lrp.Linear(3, 2)(torch.rand(2, 3, requires_grad=True), explain=True, rule=Own())
+    with pytest.raises(TypeError, match=rf"Own\(\)\.redistribute\(\) returned {found}: must be a tensor of shape"):
+        y.sum().backward()

@@ -66,11 +66,18 @@ class Share:
     def _in_parts(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         f, size = replace(f, made=self.memory.of(w)), self._samples_at_a_time(f, x, R)
         if x.numel() == 0 or x.dim() == 0 or size >= len(x):
-            return self.rule.redistribute(f, x, w, b, z, R)
+            return self._redistribute(f, x, w, b, z, R)
         relevance = torch.empty_like(x)
         for part in (slice(start, start + size) for start in range(0, len(x), size)):
             of_part = replace(f, input_shape=tuple(x[part].shape))
-            relevance[part] = self.rule.redistribute(of_part, x[part], w, b, z[part], R[part])
+            relevance[part] = self._redistribute(of_part, x[part], w, b, z[part], R[part])
+        return relevance
+
+    def _redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
+        relevance: Any = self.rule.redistribute(f, x, w, b, z, R)
+        if not isinstance(relevance, Tensor) or relevance.shape != x.shape:
+            found = f"shape {tuple(relevance.shape)}" if isinstance(relevance, Tensor) else type(relevance).__name__
+            raise TypeError(f"{self.rule}.redistribute() returned {found}: must be a tensor of shape {tuple(x.shape)}")
         return relevance
 
     def _samples_at_a_time(self, f: LinearMap, x: Tensor, R: Tensor) -> int:
