@@ -95,7 +95,8 @@ def convert(model: nn.Module | Callable[..., Any]) -> Any:
     >>> x.grad.shape
     torch.Size([1, 1, 4, 4])
     """
-    is_function = callable(model) and not isinstance(model, (nn.Module, type))
+    is_exported = type(model).__module__.startswith("torch.export")
+    is_function = callable(model) and not (isinstance(model, (nn.Module, type)) or is_exported)
     module: Any = FunctionModel(model) if is_function else model
     _check(module)
     converted = twin(module, _class_of_twin(module))
@@ -171,7 +172,8 @@ def _revive(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
 def _check(model: Any) -> None:
     name = type(model).__name__
     if not isinstance(model, nn.Module):
-        raise TypeError(f"lrp.convert() takes a torch.nn.Module or a function of tensors, not {model!r}")
+        shown = f"a {name}" if type(model).__module__.startswith("torch.") else repr(model)
+        raise TypeError(f"lrp.convert() takes a torch.nn.Module or a function of tensors, not {shown}")
     sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
     for part in model.modules():
         reason = _why_unseen(part)

@@ -386,3 +386,9 @@ def test_many_unknown_functions_are_one_message() -> None:
     assert len(caught) == 1
     with pytest.raises(NotImplementedError, match=r"digamma \(after layer 'layer'\), matmul \(after .*\), linalg"):
         net(x, explain=True, strict=True)
+
+
+def test_an_exported_program_is_refused_by_name() -> None:
+    exported = torch.export.export(nn.Linear(2, 1), (torch.rand(1, 2),))
+    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module or a function of tensors, not a ExportedProgram"):
+        lrp.convert(exported)

@@ -40,9 +40,9 @@ def check_inputs(
     if not inputs:
         raise _no_input(dict(_named(forward, args, kwargs)))
     for x in inputs:
-        if x.is_complex():
-            name = _name_of(x, forward, args, kwargs)
-            raise TypeError(f"{name} is complex, and relevance is real: explain a real tensor that it is made of")
+        strange = _strange(x)
+        if strange is not None:
+            raise TypeError(f"{_name_of(x, forward, args, kwargs)} is {strange}")
         if not _is_finite(x):
             name = _name_of(x, forward, args, kwargs)
             raise ValueError(f"{name} is not finite: {_where(x)}; mask it, or explain torch.nan_to_num() of it")
@@ -163,6 +163,17 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
         yield from _parts(f"{name}[{key!r}]", part)
+
+
+def _strange(x: Tensor) -> str | None:
+    """What no rule is made for, and what to do about it; None for a tensor of the usual kind."""
+    if x.is_complex():
+        return "complex, and relevance is real: explain a real tensor that it is made of"
+    if x.is_nested:
+        return "nested: explain its parts one by one, or padded"
+    if x.layout is not torch.strided:
+        return "sparse: explain x.to_dense()"
+    return f"of {x.dtype}, which torch does not compute in: cast it" if x.dtype.itemsize == 1 else None
 
 
 def _is_finite(x: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """What is asked of an explained forward: right, or an error that names argument, value and remedy."""
 
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +90,17 @@ ARGUMENTS = [
 def test_arguments_that_carry_no_relevance(x: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         net()(x, explain=True)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: torch.eye(4).to_sparse(), "is sparse: explain x.to_dense()"),
+    (lambda: torch.nested.nested_tensor([torch.rand(2, 4), torch.rand(1, 4)]), "is nested: explain its parts"),
+    (lambda: torch.rand(2, 4).to(torch.float8_e4m3fn), "is of torch.float8_e4m3fn, which torch does not compute in"),
+], ids=["sparse", "nested", "float8"])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_inputs_of_no_usual_kind(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=rf"'input' {re.escape(message)}"):
+        lrp.Linear(4, 2)(make().requires_grad_(), explain=True)
 
 
 def test_tokens_beside_an_embedding_are_fine() -> None:
