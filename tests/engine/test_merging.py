@@ -361,3 +361,23 @@ def test_a_constant_of_the_samples_is_not_the_layers(combined: Function, made: F
 
     x = draw(2, 3, seed=5)
     assert error(explained(network, x[:1], rule), explained(network, x, rule)[:1]) < 1e-10
+
+
+@pytest.mark.parametrize("rule", MERGING_RULES, ids=str)
+def test_a_hook_below_several_functions_that_are_merged(rule: Rule | str) -> None:
+    mask = (draw(*CONV(IMAGES).shape[1:], seed=3) > 0).double()
+
+    def hooked(x: Tensor) -> Tensor:
+        y = CONV(x)
+        y.register_hook(lambda R: R * mask)
+        return y
+
+    def together(x: Tensor) -> Tensor:
+        shifted = hooked(x) + channels(SHIFT)
+        return torch.cat([shifted * channels(-SCALE), shifted.tanh()])
+
+    def apart(x: Tensor) -> Tensor:
+        scaled = (hooked(x) + channels(SHIFT)) * channels(-SCALE)
+        return torch.cat([scaled, (hooked(x) + channels(SHIFT)).tanh()])
+
+    assert error(explained(together, IMAGES, rule), explained(apart, IMAGES, rule)) < 1e-10

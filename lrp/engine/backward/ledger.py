@@ -7,7 +7,7 @@ elsewhere is shared out with the convolution's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -73,12 +73,13 @@ class Ledger:
             return [(R, own)]
         if len(parts) == 1 and not self.is_direct:
             return [(R, parts[0][1])]
+        total = sum((part for part, _ in parts[1:]), parts[0][0])
         if self.is_direct:
-            total = sum((part for part, _ in parts[1:]), parts[0][0])
             parts = [*parts, ((R if whole is None else whole) - total, own)]
-        if whole is None or whole is R:
+        if whole is R or (whole is None and self.is_direct):
             return parts
-        changed = divide(R, whole, 0.0)  # by a hook: alike for all parts
+        # by a hook: alike for all parts
+        changed = _ratio_of_sums(R, total, [part for part, _ in parts]) if whole is None else divide(R, whole, 0.0)
         return [(part * changed, share) for part, share in parts]
 
     def _watch(self) -> None:
@@ -102,3 +103,10 @@ class Ledger:
         running = torch._C._current_graph_task_id()
         if running != self._running:
             self._running, self._parts, self._whole = running, [], None
+
+
+def _ratio_of_sums(R: Tensor, total: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """``R / total``, and 1 where they differ by no more than rounding: the parts may cancel."""
+    size = sum((part.abs() for part in parts[1:]), parts[0].abs())
+    is_same = (R - total).abs() <= len(parts) * torch.finfo(R.dtype).eps * size
+    return torch.where(is_same, 1.0, divide(R, total, 0.0))
