@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..rules import Family, Place, Rule
+from .by_tensor import ByTensor
 from .calls import plain_name, tensors_in
 
 Patterns = Sequence[Tensor] | Mapping[str, Tensor]
@@ -39,7 +39,7 @@ class Assignment:
         self.last_name: str | None = None
         self._layers = [] if module is None else list(_layers(module))
         self._owners = _owners(self._layers)
-        self._derived = WeakTensorKeyDictionary()
+        self._derived: ByTensor[Sequence[Owner]] = ByTensor()
         self._calls: Counter[str] = Counter()
         self._order: dict[tuple[Any, ...], tuple[int, str]] = {}
         self._kept: list[Tensor] = []  # so that no other tensor gets the identity of one of them
@@ -49,8 +49,8 @@ class Assignment:
         if not self._owners:
             return
         owners = next((owners for t in tensors_in(arguments) if (owners := self._owners_of(t))), None)
-        for t in tensors_in(result) if owners is not None else ():
-            self._derived[t] = owners
+        for t in tensors_in(result) if owners else ():
+            self._derived[t] = owners or ()
 
     def choose(
         self,
@@ -109,10 +109,10 @@ class Assignment:
 
     def _owners_of(self, t: Tensor) -> Sequence[Owner] | None:
         """The layers that own a parameter, or what was made of one."""
-        owners: Sequence[Owner] | None = self._owners.get(id(t)) or self._derived.get(t)  # type: ignore[no-untyped-call]
+        owners: Sequence[Owner] | None = self._owners.get(id(t)) or self._derived.get(t)
         if owners is None and isinstance(t, nn.Parameter) and t not in self._derived:
             self._owners = {**_owners(self._layers), **self._owners}  # a sharded model has others while it runs
-            owners = self._derived[t] = self._owners.get(id(t))
+            owners = self._derived[t] = self._owners.get(id(t), ())
         return owners
 
     def index(self, place: Place, weight: Tensor) -> tuple[int, str]:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps import LinearMap
 from ..maps.padding import Widths
@@ -19,6 +18,7 @@ from ..maps.storage import Box, covers, layout, place_of
 from ..rules import Rule
 from .backward.kept import Kept
 from .backward.ledger import Ledger
+from .by_tensor import ByTensor
 from .calls import Call, tensors_in
 from .moves import Moves, Neurons
 
@@ -100,6 +100,9 @@ class Facts:
 
 
 UNKNOWN = Facts()
+Stamp = tuple[
+    int, "int | None", int
+]  # the version of a tensor, where it lies, and how often that was written to unseen
 _MOST_PARTS = 64
 
 
@@ -180,10 +183,10 @@ class Known:
     """The facts of the live tensors of one explained forward. What was written over since is not known any more."""
 
     def __init__(self) -> None:
-        self._facts = WeakTensorKeyDictionary()
+        self._facts: ByTensor[tuple[Stamp, Facts]] = ByTensor()
         self._writes: Counter[int | None] = Counter()
         self._lent: dict[int | None, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
-        self._varying = WeakTensorKeyDictionary()
+        self._varying: ByTensor[bool] = ByTensor()
 
     def __contains__(self, t: Tensor) -> bool:
         """Whether anything was ever noted of ``t``."""
@@ -195,7 +198,7 @@ class Known:
 
     def of(self, t: Tensor) -> Facts | None:
         """The facts of ``t`` as it is now; None if nothing is known of it."""
-        noted = self._facts.get(t)  # type: ignore[no-untyped-call]
+        noted = self._facts.get(t)
         return noted[1] if noted is not None and noted[0] == self._stamp(t) else None
 
     def at_edge(self, node: Node, number: int) -> Tensor | None:
@@ -205,13 +208,13 @@ class Known:
 
     def last(self, t: Tensor) -> Facts | None:
         """What was last noted of ``t``, though it may have changed since."""
-        facts: Facts | None = self._facts.get(t, (None, None))[1]  # type: ignore[no-untyped-call]
-        return facts
+        noted = self._facts.get(t)
+        return None if noted is None else noted[1]
 
     def version(self, t: Tensor) -> int | None:
         """The version of ``t`` when it was last noted."""
-        stamp = self._facts.get(t, (None, None))[0]  # type: ignore[no-untyped-call]
-        return None if stamp is None else stamp[0]
+        noted = self._facts.get(t)
+        return None if noted is None else noted[0][0]
 
     def forget(self, t: Tensor) -> None:
         """Note that the memory of ``t`` was written to, which torch may not have counted."""
@@ -243,7 +246,7 @@ class Known:
             return facts.nonnegative if facts is not None else value.dtype in (torch.bool, torch.uint8)
         return isinstance(value, (int, float)) and value >= 0
 
-    def _stamp(self, t: Tensor) -> tuple[int | None, ...]:
+    def _stamp(self, t: Tensor) -> Stamp:
         where = place_of(t)
         if where in self._lent:
             self._compare(where)

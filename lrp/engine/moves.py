@@ -45,6 +45,8 @@ class Neurons(NamedTuple):
         if c.numel() == 1:
             return c.reshape(1).expand(self.number)
         c = c[(None,) * (len(self.shape) - c.dim())]
+        if c.numel() == self.number and self._is_one_dimension(c):
+            return c.reshape(-1)
         strides = self.strides
         if strides is None or any(stride == 0 and size > 1 for stride, size in zip(strides, c.shape, strict=True)):
             return None
@@ -60,6 +62,11 @@ class Neurons(NamedTuple):
             .reshape(-1)
         )
         return c.new_full((self.number,), otherwise).index_copy(0, places, values)
+
+    def _is_one_dimension(self, c: Tensor) -> bool:
+        """Whether the constant varies along that dimension alone which counts all neurons, one by one."""
+        dim = next((dim for dim, size in enumerate(c.shape) if size > 1), 0)
+        return self.strides is not None and c.shape[dim] == self.number == self.shape[dim] and self.strides[dim] == 1
 
 
 class Moves(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node, get_gradient_edge
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..maps.storage import layout, place_of
 from .assignment import Assignment
+from .by_tensor import ByTensor
 from .facts import UNKNOWN, Facts, Known, Layer
 
 _REENTRANT = (
@@ -43,7 +43,7 @@ class Origins:
         self._roots = {get_gradient_edge(x).node for x in inputs}
         self._unsupported: list[tuple[str, Node | None]] = []
         self._ends: list[str] = []
-        self._written = WeakTensorKeyDictionary()
+        self._written: ByTensor[int] = ByTensor()
         self._latest: Tensor | None = None
 
     def note(self, t: Tensor, facts: Facts) -> None:
@@ -107,8 +107,7 @@ class Origins:
 
     def _check_writes(self, t: Tensor) -> None:
         """Name a write that went round torch's functions: nothing is known of the tensor as it is now."""
-        written = self._written.get(_owner(t))  # type: ignore[no-untyped-call]
-        if t._version not in (self._known.version(t), written):
+        if t._version != self._known.version(t) and t._version != self._written.get(_owner(t)):
             self.overwritten("a write that lrp does not see", t)
 
     def _was_made_unseen(self, t: Tensor) -> bool:

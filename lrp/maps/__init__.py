@@ -6,6 +6,7 @@ Nothing here knows of rules, models or relevance.
 * :mod:`~lrp.maps.convolutions` - of any dimension and geometry, transposed or not
 * :mod:`~lrp.maps.contractions` - products with a constant tensor: matmul, einsum, tensordot
 * :mod:`~lrp.maps.padding` - a map of an input that zeros pad
+* :mod:`~lrp.maps.scaled` - a map merged with a scale of its neurons
 * :mod:`~lrp.maps.arithmetic` - division that never blows up, and arithmetic in place
 * :mod:`~lrp.maps.weights` - modified weights such as ``w+``, made once for an explained forward
 * :mod:`~lrp.maps.storage` - where a tensor's values lie
@@ -18,5 +19,9 @@ from .contractions import Contraction
 from .convolutions import Convolution
 from .linear_maps import Centred, Elementwise, Fixed, Linear, LinearMap, Sampled
 from .padding import Padded
+from .scaled import Scaled
 
-__all__ = ["Centred", "Contraction", "Convolution", "Elementwise", "Fixed", "Linear", "LinearMap", "Padded", "Sampled"]
+__all__ = [
+    "Centred", "Contraction", "Convolution", "Elementwise", "Fixed", "Linear", "LinearMap", "Padded", "Sampled",
+    "Scaled",
+]  # fmt: skip

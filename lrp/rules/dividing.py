@@ -308,6 +308,11 @@ class Flat(Proportional):
         return self if family == "pool" else super().companion(family)
 
 
+def is_plain(rule: Rule) -> bool:
+    """Whether the rule takes a map's weights as they are; others ask for their signs or sizes."""
+    return type(rule) is Proportional or (type(rule) is Epsilon and rule.exponent == 1)
+
+
 def _check_bound(rule: ZBox, name: str) -> None:
     value = getattr(rule, name)
     if isinstance(value, Tensor):

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from ...maps import LinearMap, Padded, Sampled
+from ...maps import LinearMap, Padded, Sampled, Scaled
 from ...maps.arithmetic import is_vmapped
 from ...maps.padding import Widths
 from ...maps.weights import Memory
-from ...rules import Rule
+from ...rules import Rule, is_plain
 from ..calls import tensors_in
 from ..moves import Moves
 from .kept import hooks_for_saving, unhooked
@@ -54,7 +54,8 @@ class Share:
     shift: Tensor | None = None
 
     def __call__(self, R: Tensor, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        w = w if self.scale is None else f.scale_channels(w, self.scale)
+        if self.scale is not None:
+            f, w = (Scaled.of(f, self.scale), w) if is_plain(self.rule) else (f, f.scale_channels(w, self.scale))
         b = plus(times(b, self.scale), self.shift)
         is_sample, own = x.dim() < len(f.input_shape), x.dtype
         x, z, R = (t.unsqueeze(0) if is_sample else t for t in (x, self.z, R))

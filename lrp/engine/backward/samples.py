@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from ...maps.storage import storage_of
 from .kept import was_modified
 
-_SAMPLES = 1024
+_SAMPLES = 256
 
 
 @dataclass(frozen=True)

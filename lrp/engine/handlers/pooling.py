@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...maps import Fixed
-from ...rules import AlphaBeta, Epsilon, Gamma, Gradient, Proportional, Rule, ZBox, ZPlus
+from ...rules import AlphaBeta, Gamma, Gradient, Rule, ZBox, ZPlus, is_plain
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
@@ -71,11 +71,6 @@ def _relay(
     f = Fixed(input_shape=tuple(x.shape), function=function)
     values, padding = (streams.value(x), x.new_ones(()), None), call.facts_of(x).padding
     return streams.relay_layer(call, f, rule, None, values, x, z, padding=padding, **settings)
-
-
-def is_plain(rule: Rule) -> bool:
-    """Whether the rule takes a map's weights as they are; others ask for their signs or sizes."""
-    return type(rule) is Proportional or (type(rule) is Epsilon and rule.exponent == 1)
 
 
 def maximum(streams: Streams, call: LiveCall) -> Any:

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...rules import Gradient, Proportional, Rule
+from ...rules import Gradient, Proportional, Rule, is_plain
 from ..backward.propagation import computing_dtype
 from ..calls import Key, named, plain_name, substitute, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
 from .linear import linear
-from .pooling import is_plain
 from .products import hand_on, product, quotient
 from .shape import copies, moves, overwrites
 
