@@ -7,6 +7,7 @@ as torch computes it, and beside it a carrier, whose autograd graph leads releva
 * :mod:`~lrp.engine.streams` - values and relevance side by side
 * :mod:`~lrp.engine.origins` - which tensors are live, and where they were made unseen
 * :mod:`~lrp.engine.facts`, :mod:`~lrp.engine.moves` - what is known of a live tensor; how a layer's output was moved
+* :mod:`~lrp.engine.by_tensor` - what is noted of tensors, for as long as they live
 * :mod:`~lrp.engine.handlers` - what each torch function does to relevance: here a function gets its rule
 * :mod:`~lrp.engine.calls` - what a call of a torch function says
 * :mod:`~lrp.engine.checks` - what an explained forward can be asked
