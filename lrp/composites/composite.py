@@ -195,6 +195,9 @@ class _IfLast(Rule):
     def counts_zeros(self) -> bool:
         return self.decided.counts_zeros()
 
+    def is_plain(self) -> bool:
+        return self.decided.is_plain()
+
     @property
     def needs_pattern(self) -> bool:
         return self.last.needs_pattern or self.otherwise.needs_pattern

@@ -18,7 +18,7 @@ A new rule is a class in the file whose idea it shares, with its key; the dense 
 """
 
 from ..maps.arithmetic import stabilize
-from .dividing import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, is_plain
+from .dividing import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from .keys import KEYS, get, register
 from .patterns import PatternAttribution, PatternNet
 from .place import Family, Place
@@ -45,7 +45,6 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "get",
-    "is_plain",
     "register",
     "stabilize",
 ]

@@ -62,6 +62,9 @@ class Epsilon(Proportional):
             return self.share(f, [(x**self.exponent, Power(self.exponent))], w, None, R)
         return super().redistribute(f, x, w, b, z, R)
 
+    def is_plain(self) -> bool:
+        return type(self) is Epsilon and self.exponent == 1
+
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
 
 
@@ -306,11 +309,6 @@ class Flat(Proportional):
 
     def companion(self, family: Family) -> Rule:
         return self if family == "pool" else super().companion(family)
-
-
-def is_plain(rule: Rule) -> bool:
-    """Whether the rule takes a map's weights as they are; others ask for their signs or sizes."""
-    return type(rule) is Proportional or (type(rule) is Epsilon and rule.exponent == 1)
 
 
 def _check_bound(rule: ZBox, name: str) -> None:

@@ -82,6 +82,10 @@ class Rule:
         """
         return True
 
+    def is_plain(self) -> bool:
+        """Whether the rule takes a map's weights as they are, where others ask for their signs or sizes."""
+        return False
+
     def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
         """Raise where a number of the rule has no meaning in the dtype of ``layer``."""
 
@@ -217,6 +221,9 @@ class Proportional(Rule):
 
     def counts_zeros(self) -> bool:
         return self.bias == "distribute"
+
+    def is_plain(self) -> bool:
+        return type(self) is Proportional
 
     def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
         for f in fields(self):

@@ -21,7 +21,7 @@ from ...maps import LinearMap, Padded, Sampled, Scaled
 from ...maps.arithmetic import is_vmapped
 from ...maps.padding import Widths
 from ...maps.weights import Memory
-from ...rules import Rule, is_plain
+from ...rules import Rule
 from ..calls import tensors_in
 from ..moves import Moves
 from .kept import hooks_for_saving, unhooked
@@ -55,7 +55,7 @@ class Share:
 
     def __call__(self, R: Tensor, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         if self.scale is not None:
-            f, w = (Scaled.of(f, self.scale), w) if is_plain(self.rule) else (f, f.scale_channels(w, self.scale))
+            f, w = (Scaled.of(f, self.scale), w) if self.rule.is_plain() else (f, f.scale_channels(w, self.scale))
         b = plus(times(b, self.scale), self.shift)
         is_sample, own = x.dim() < len(f.input_shape), x.dtype
         x, z, R = (t.unsqueeze(0) if is_sample else t for t in (x, self.z, R))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...maps import Fixed
-from ...rules import AlphaBeta, Gamma, Gradient, Rule, ZBox, ZPlus, is_plain
+from ...rules import AlphaBeta, Gamma, Gradient, Rule, ZBox, ZPlus
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
@@ -28,7 +28,7 @@ class Weights(Enum):
     def suit(self, rule: Rule) -> bool:
         """Whether the rule does not ask for what it would not be told: the signs of weights, or their sizes."""
         asks_for_signs = type(rule) in (AlphaBeta, Gamma, ZBox, ZPlus)
-        return self is Weights.EVEN or is_plain(rule) or (self is Weights.POSITIVE and asks_for_signs)
+        return self is Weights.EVEN or rule.is_plain() or (self is Weights.POSITIVE and asks_for_signs)
 
 
 def average(streams: Streams, call: LiveCall) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...rules import Gradient, Proportional, Rule, is_plain
+from ...rules import Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
 from ..calls import Key, named, plain_name, substitute, tensors_in
 from ..facts import LiveCall
@@ -47,7 +47,7 @@ class SumRelevance:
     def _shares(self, a: Tensor, b: Tensor, R: Tensor) -> Sequence[Tensor]:
         p_a, q_b = self.p * a, self.q * b
         z = p_a + q_b
-        if isinstance(self.rule, Proportional) and is_plain(self.rule):
+        if isinstance(self.rule, Proportional) and self.rule.is_plain():
             s = divide(R, z, self.rule.epsilon)
             return p_a * s, q_b * s
         x = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
