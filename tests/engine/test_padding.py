@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import lrp
+from lrp.engine.backward.kept import TELLS_HOOKS
 from lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, PatternNet, Rule, WSquare, ZBox, ZPlus
 
 Draw = Callable[..., Any]
@@ -48,7 +49,7 @@ BETWEEN: dict[str, Function] = {
     "view": lambda x: x.view_as(x),
     "double": lambda x: x.to(torch.float64, copy=True),
     "no padding": lambda x: F.pad(x, (0, 0)),
-    "checkpoint": lambda x: checkpoint(torch.clone, x, use_reentrant=False),
+    **({"checkpoint": lambda x: checkpoint(torch.clone, x, use_reentrant=False)} if TELLS_HOOKS else {}),
 }
 
 

@@ -110,8 +110,8 @@ def test_the_gradient_knows_of_no_unit(name: str) -> None:
     def network(x: Tensor) -> Tensor:
         return CONV(UNITS[name](x)).relu()
 
-    y = lrp.convert(network)(x, explain=True, rule="gradient", strict=True)
     (expected,) = torch.autograd.grad(network(x).sum(), x)
+    y = lrp.convert(network)(x, explain=True, rule="gradient", strict=True)
     assert error(torch.autograd.grad(y.sum(), x)[0], expected) < 1e-12
 
 
