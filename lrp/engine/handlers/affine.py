@@ -18,7 +18,7 @@ from .shares import Shares
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledGradient:
     """The backward of a product with a constant, where a rule takes its gradient."""
 
     scale: Tensor | float
@@ -82,7 +82,7 @@ def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shi
         return NotImplemented
     z = streams.evaluate(call)
     if isinstance(layer.rule, Gradient):
-        return streams.relay(call, z, [x], Scaled(1.0 if scale is None else scale), layer=layer, **facts)
+        return streams.relay(call, z, [x], ScaledGradient(1.0 if scale is None else scale), layer=layer, **facts)
     return streams.merge(call, x, scales, shifts, z, **facts)
 
 

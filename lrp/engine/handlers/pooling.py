@@ -39,9 +39,9 @@ def average(streams: Streams, call: LiveCall) -> Any:
 
 def interpolation(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.interpolate``: nearest neighbours are copies, all else is a fixed linear function."""
-    mode = _mode(*call.args, **call.kwargs)
+    mode, is_identity = _mode(*call.args, **call.kwargs)
     if mode.startswith("nearest"):
-        return streams.follow(call, is_identity=True, nonnegative=call.facts[0].nonnegative)
+        return streams.follow(call, is_identity=is_identity, nonnegative=call.facts[0].nonnegative)
     return fixed(streams, call, _MODES.get(mode, Weights.SIGNED))
 
 
@@ -142,8 +142,11 @@ def _input(input: Tensor, *_: Any, **__: Any) -> Tensor:
     return input
 
 
-def _mode(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any) -> str:
-    return mode
+def _mode(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
+) -> tuple[str, bool]:
+    """The mode, and whether an output of the input's size is the input: a factor such as 1.05 may leave the size."""
+    return mode, size is not None or scale_factor == 1
 
 
 _DIMENSIONS = ("1d", "2d", "3d")
