@@ -62,6 +62,8 @@ class Interception(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _QUERIES:
+            return func(*args, **kwargs)
         if func in _GRADIENTS:
             _refuse_gradients(Call(func).name)
         transform = self._transform()
@@ -72,7 +74,8 @@ class Interception(TorchFunctionMode):
         target = in_place_target(func, args, kwargs)
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
-        live = [t for t in tensors_in((args, kwargs)) if self.streams.is_live(t)]
+        tensors = list(tensors_in((args, kwargs)))
+        live = [t for t in tensors if self.streams.is_live(t)]
         self._enter_checkpoint()
         written = [target] if target is not None else list(tensors_in(kwargs.get("out")))
         rescued = [self.streams.rescue(t) for t in written]
@@ -85,7 +88,7 @@ class Interception(TorchFunctionMode):
             self.streams.lend(call.live[0])
         if transform == _VMAP:
             return self.streams.follow_vmapped(call)
-        strange = "an argument named self" if "self" in kwargs else strangeness((args, kwargs))
+        strange = "an argument named self" if "self" in kwargs else strangeness(tensors, (*args, *kwargs.values()))
         handler = TABLE.get(key_of(func)) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
         if result is not NotImplemented:
@@ -177,6 +180,10 @@ def _check_target(call: LiveCall, streams: Streams) -> None:
 
 # What hands the memory of a tensor to others than torch.
 _LENDING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage}
+
+# What asks for no value: models do so in many places.
+_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
+_QUERIES = {Tensor.dim, Tensor.size, Tensor.numel, *(getattr(Tensor, name).__get__ for name in _ATTRIBUTES)}
 
 _VMAP = torch._C._functorch.TransformType.Vmap
 _DIFFERENTIATING = {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp}

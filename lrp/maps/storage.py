@@ -26,13 +26,14 @@ def place_of(t: Tensor) -> int | None:
 
     None for a tensor that has no storage. The address of memory that was given back may be that of others since.
     """
-    storage = storage_of(t)
-    if storage is None:
+    try:
+        storage = t.untyped_storage()
+    except NotImplementedError:
         return None
     try:
-        return t.untyped_storage().data_ptr() or -storage
+        return storage.data_ptr() or -storage._cdata
     except RuntimeError:  # of a subclass, whose values lie in other tensors
-        return -storage
+        return -int(storage._cdata)
 
 
 def is_given_back(t: Tensor) -> bool:

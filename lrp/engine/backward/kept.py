@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Keeper:
     """The tensors that one explained forward has saved for its backward."""
 
     def __init__(self) -> None:
-        self._by_place: dict[int, WeakSet[Kept]] = {}
+        self._by_place: dict[int, list[ReferenceType[Kept]]] = {}
         self._lent: set[int | None] = set()
 
     @contextmanager
@@ -88,7 +88,8 @@ class Keeper:
         """
         place = place_of(target)
         copies: dict[Hashable, Tensor] = {}
-        for kept in () if place is None else self._by_place.pop(place, ()):
+        noted = () if place is None else self._by_place.pop(place, ())
+        for kept in (kept for reference in noted if (kept := reference()) is not None):
             if place_of(kept.tensor) != place:  # its memory was given back, and is now that of others
                 self._note(kept)
                 continue
@@ -114,7 +115,7 @@ class Keeper:
     def _note(self, kept: Kept) -> None:
         place = place_of(kept.tensor)
         if place is not None:
-            self._by_place.setdefault(place, WeakSet()).add(kept)
+            self._by_place.setdefault(place, []).append(ref(kept))
 
 
 def hooks_for_saving() -> Any:

@@ -6,7 +6,6 @@ relays, and of torch's own functions where their gradient is the relevance. The 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -218,23 +217,20 @@ def nearest_layers(output: Any) -> Iterator[LayerRelevance]:
 
 
 class _Relay(torch.autograd.Function):
+    # without setup_context(), for which torch binds the arguments by the signature of forward() in each call
+
     @staticmethod
     def forward(
-        redistribute: Redistribute, differentiable: bool, in_place: bool, n_carriers: int, *tensors: Tensor
+        ctx: Any, redistribute: Redistribute, differentiable: bool, in_place: bool, n_carriers: int, *tensors: Tensor
     ) -> Tensor:
+        # the carriers come first: autograd takes the first tensor for the one that an operation in place overwrites
+        ctx.redistribute, ctx.differentiable, ctx.n_inputs = redistribute, differentiable, 4 + len(tensors)
+        ctx.save_for_backward(*tensors[n_carriers + 1 :])
         if in_place:
+            ctx.mark_dirty(tensors[0])
             return tensors[0]
         z = tensors[n_carriers].detach()
         return z.clone() if differentiable else z  # values that have a graph must not be overwritten
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        # the carriers come first: autograd takes the first tensor for the one that an operation in place overwrites
-        ctx.redistribute, ctx.differentiable, in_place, n_carriers, *tensors = inputs
-        ctx.n_inputs = len(inputs)
-        if in_place:
-            ctx.mark_dirty(output)
-        ctx.save_for_backward(*tensors[n_carriers + 1 :])
 
     @staticmethod
     def backward(ctx: Any, R: Tensor) -> tuple[Tensor | None, ...]:
@@ -248,10 +244,6 @@ class _Relay(torch.autograd.Function):
         if isinstance(relevances, Tensor):
             relevances = (relevances,)
         return (*(None,) * 4, *relevances, *(None,) * (ctx.n_inputs - 4 - len(relevances)))
-
-
-# torch asks for the signature in each call, and makes it of the code each time unless it is here
-_Relay.forward.__signature__ = inspect.signature(_Relay.forward)  # type: ignore[attr-defined]
 
 
 def _without_hooks() -> Any:

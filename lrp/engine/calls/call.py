@@ -101,18 +101,21 @@ def _in_slots(structure: Any) -> Iterator[Any]:
                     yield slot.__get__(structure)
 
 
-def strangeness(structure: Any) -> str | None:
-    """What there is that no rule is made for, in words: complex numbers, sparse and nested tensors; None if nothing."""
-    if isinstance(structure, Tensor):
-        if structure.is_nested:
+def strangeness(tensors: Iterable[Tensor], arguments: Iterable[Any]) -> str | None:
+    """What there is that no rule is made for, in words: complex numbers, sparse and nested tensors; None if nothing.
+
+    Args:
+        tensors: those of a call.
+        arguments: all its arguments, among which numbers are.
+    """
+    for t in tensors:
+        if t.is_nested:
             return "nested tensors, whose rows can be padded and masked instead"
-        sparse = "sparse tensors, which .to_dense() makes dense" if structure.layout in _SPARSE else None
-        return "complex numbers" if structure.is_complex() else sparse
-    if isinstance(structure, (tuple, list, Mapping)):
-        for value in structure.values() if isinstance(structure, Mapping) else structure:
-            if type(value) not in _PLAIN and (found := strangeness(value)) is not None:
-                return found
-    return "complex numbers" if isinstance(structure, complex) else None
+        if t.layout in _SPARSE:
+            return "sparse tensors, which .to_dense() makes dense"
+        if t.is_complex():
+            return "complex numbers"
+    return "complex numbers" if any(type(argument) is complex for argument in arguments) else None
 
 
 def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
