@@ -19,7 +19,7 @@ from .layers import Explainable
 from .sequential import Sequential
 from .twins import twin, twin_children
 
-_OWN = {"explain", "rule", "pattern", "differentiable", "strict"}
+_OWN = {"explain", "rule", "pattern", "differentiable", "strict", "form"}
 
 
 class Converted(Explainable):

@@ -179,12 +179,22 @@ class _IfLast(Rule):
     def decided(self) -> Rule:
         return self.last if self.state.is_last else self.otherwise
 
+    def __repr__(self) -> str:
+        return f"{self.last!r} if last, else {self.otherwise!r}"
+
     def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
         self.last.check_dtype(dtype, layer)
         self.otherwise.check_dtype(dtype, layer)
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         return self.decided.redistribute(f, x, w, b, z, R)
+
+    def gradient_form(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, g: Tensor) -> Tensor:
+        return self.decided.gradient_form(f, x, w, b, z, g)
+
+    @property
+    def has_gradient_form(self) -> bool:
+        return self.last.has_gradient_form and self.otherwise.has_gradient_form
 
     def needs_output(self, f: LinearMap) -> bool:
         return self.last.needs_output(f) or self.otherwise.needs_output(f)

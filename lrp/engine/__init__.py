@@ -5,8 +5,10 @@ as torch computes it, and beside it a carrier, whose autograd graph leads releva
 
 * :mod:`~lrp.engine.interception` - the mode, and the explained forward as a whole: start to read here
 * :mod:`~lrp.engine.streams` - values and relevance side by side
+* :mod:`~lrp.engine.forms` - in which form relevance is carried: as it is, or over the value
 * :mod:`~lrp.engine.origins` - which tensors are live, and where they were made unseen
-* :mod:`~lrp.engine.facts`, :mod:`~lrp.engine.moves` - what is known of a live tensor; how a layer's output was moved
+* :mod:`~lrp.engine.relays` - where the values meet the backward that relevance takes
+* :mod:`~lrp.engine.facts` - what is known of a live tensor
 * :mod:`~lrp.engine.by_tensor` - what is noted of tensors, for as long as they live
 * :mod:`~lrp.engine.handlers` - what each torch function does to relevance: here a function gets its rule
 * :mod:`~lrp.engine.calls` - what a call of a torch function says
@@ -21,6 +23,7 @@ How a rule shares relevance out is not said here but in :mod:`lrp.rules`, and wh
 """
 
 from .assignment import Patterns
+from .forms import Asked
 from .interception import RelevanceWarning, assigned, explained
 
-__all__ = ["Patterns", "RelevanceWarning", "assigned", "explained"]
+__all__ = ["Asked", "Patterns", "RelevanceWarning", "assigned", "explained"]

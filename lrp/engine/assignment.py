@@ -42,6 +42,8 @@ class Assignment:
         self._derived: ByTensor[Sequence[Owner]] = ByTensor()
         self._calls: Counter[str] = Counter()
         self._order: dict[tuple[Any, ...], tuple[int, str]] = {}
+        self._taken: set[str] = set()
+        self._companions: dict[Family, Rule] = {}
         self._kept: list[Tensor] = []  # so that no other tensor gets the identity of one of them
 
     def derive(self, arguments: Any, result: Any) -> None:
@@ -70,7 +72,7 @@ class Assignment:
             first: whether the input is data that no linear layer has seen.
         """
         place = self.place(family, function, parameters, first)
-        rule = self.rule.rule_for(place)
+        rule = self._rule_of(place)
         rule.check_dtype(dtype, str(place))
         weight = parameters[0] if parameters else None
         if place.is_linear() and weight is not None:
@@ -81,6 +83,15 @@ class Assignment:
             rule = rule.companion(family)
         self.chosen.append((place, rule))
         return str(place), rule
+
+    def _rule_of(self, place: Place) -> Rule:
+        """The rule of a place: of a model that has one rule for all, its companion, each made once."""
+        if type(self.rule).rule_for is not Rule.rule_for:
+            return self.rule.rule_for(place)
+        rule = self._companions.get(place.family)
+        if rule is None:
+            rule = self._companions[place.family] = self.rule.rule_for(place)
+        return rule
 
     def check(self, output: Any) -> None:
         """After the forward: raise if patterns were given for more layers than it called, or rules for others."""
@@ -123,8 +134,9 @@ class Assignment:
         owner = id(weight) if place.module is None else place.name
         key = owner, weight.shape, weight.stride(), weight.storage_offset()
         if key not in self._order:
-            is_taken = any(name == place.name for _, name in self._order.values())
-            self._order[key] = len(self._order), str(place) if is_taken else place.name
+            name = str(place) if place.name in self._taken else place.name
+            self._taken.add(name)
+            self._order[key] = len(self._order), name
             self._kept.append(weight)
         return self._order[key]
 

@@ -20,13 +20,15 @@ class ByTensor(Generic[T]):
     """A dictionary whose keys are tensors, by identity, and held weakly: torch's own takes several times as long."""
 
     def __init__(self) -> None:
-        entries: dict[int, tuple[_Ref, T]] = {}
+        self._entries: dict[int, tuple[_Ref, T]] = {}
+        own = ref(self)  # so that nothing refers to itself, and all is freed at once
 
         def remove(dead: _Ref) -> None:
+            entries = {} if (owner := own()) is None else owner._entries
             if (entry := entries.get(dead.key)) is not None and entry[0] is dead:
                 del entries[dead.key]
 
-        self._entries, self._remove = entries, remove
+        self._remove = remove
 
     def get(self, t: Tensor) -> T | None:
         """What is noted of ``t``, or None."""

@@ -48,6 +48,18 @@ def check_inputs(
             raise ValueError(f"{name} is not finite: {_where(x)}; mask it, or explain torch.nan_to_num() of it")
 
 
+def check_form(form: Any, differentiable: bool) -> None:
+    """Raise unless ``form=`` is one that there is, and can do what is asked for.
+
+    Raises:
+        ValueError: for another form, and for a gradient form that shall be differentiated.
+    """
+    if form not in ("relevance", "gradient"):
+        raise ValueError(f"form={form!r}: must be 'relevance' or 'gradient'")
+    if differentiable and form == "gradient":
+        raise ValueError("form='gradient' with differentiable=True: only form='relevance' can be differentiated")
+
+
 def check_pattern(pattern: Any) -> None:
     """Raise unless ``pattern=`` is a list of tensors or a dict of them by layer name.
 

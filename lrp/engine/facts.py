@@ -16,11 +16,12 @@ from ..maps import LinearMap
 from ..maps.padding import Widths
 from ..maps.storage import Box, covers, layout, place_of
 from ..rules import Rule
-from .backward.kept import Kept
+from .backward.gradient_form import Form
+from .backward.kept import Keeper, Kept
 from .backward.ledger import Ledger
+from .backward.moves import Moves, Neurons
 from .by_tensor import ByTensor
 from .calls import Call, tensors_in
-from .moves import Moves, Neurons
 
 
 class Layer(NamedTuple):
@@ -34,6 +35,7 @@ class Layer(NamedTuple):
         ledger: where what is merged with it next puts its relevance down.
         z: the output, as backward keeps it.
         moves: how the output was rearranged since.
+        form: what its backward takes and gives.
     """
 
     f: LinearMap
@@ -43,12 +45,27 @@ class Layer(NamedTuple):
     ledger: Ledger
     z: Kept | None
     moves: Moves
+    form: Form = "relevance"
 
     @property
     def neurons(self) -> Neurons | None:
         """Where the tensor has the layer's neurons."""
         channels = self.f.channels()
         return None if channels is None else self.moves.neurons(channels)
+
+    def has_channels(self, t: Tensor) -> bool:
+        """Whether the tensor is the output as it was, and its dimension 1 counts the neurons."""
+        return not self.moves.calls and self.f.has_channels(t)
+
+    def use(self, t: Tensor, keeper: Keeper) -> None:
+        """Note that the output, ``t`` as it was rearranged, is used by something that is not merged with the layer."""
+        self.ledger.use()
+        self.hold(t, keeper)
+
+    def hold(self, t: Tensor, keeper: Keeper) -> None:
+        """Keep the output again, which is ``t`` as it was rearranged."""
+        if self.z is not None and self.z.is_dropped:
+            keeper.hold(self.z, self.moves.back(t.detach()))
 
 
 @dataclass(frozen=True)
@@ -136,9 +153,17 @@ class LiveCall(Call):
     target: Tensor | None = None
     rescued: Tensor | None = None
 
+    @property
+    def is_data(self) -> bool:
+        """Whether all that is live is data."""
+        return False not in [facts.data for facts in self.facts]
+
     def facts_of(self, t: Tensor) -> Facts:
         """What was known of a tensor before the call."""
-        return next((facts for other, facts in zip(self.live, self.facts, strict=True) if other is t), UNKNOWN)
+        for other, facts in zip(self.live, self.facts, strict=True):
+            if other is t:
+                return facts
+        return UNKNOWN
 
 
 def inherited(facts: Sequence[Facts]) -> dict[str, Any]:
@@ -147,12 +172,11 @@ def inherited(facts: Sequence[Facts]) -> dict[str, Any]:
     What is made of gates alone is a gate, and what is made of data alone is data. That it is not negative has to be
     proved function by function.
     """
-    return {
-        "gate": all(f.weighs for f in facts),
-        "log_gate": all(f.log_gate for f in facts),
-        "shifted": all(f.shifted for f in facts),
-        "data": all(f.data for f in facts),
-    }
+    gate = log_gate = shifted = data = True
+    for f in facts:
+        gate, log_gate = gate and f.weighs, log_gate and f.log_gate
+        shifted, data = shifted and f.shifted, data and f.data
+    return {"gate": gate, "log_gate": log_gate, "shifted": shifted, "data": data}
 
 
 SIGNAL: dict[str, Any] = dict.fromkeys(inherited([UNKNOWN]), False)  # what a linear layer makes, whatever it is made of
@@ -177,6 +201,18 @@ def written(t: Tensor, before: Facts | None, part: Tensor, facts: Facts) -> Fact
         earlier = (Part(whole, True, before.of_part(whole)),)
     seen = tuple(p for p in earlier if not (now.is_full and box.has(p.box)))
     return Facts(**inherited([facts] if before is None else [facts, before]), parts=(*seen, now))
+
+
+def assigned_part(call: LiveCall) -> tuple[Tensor, Facts] | None:
+    """The part of its target that an assignment to slices wrote to, and what is known of it."""
+    if call.target is None or call.function is not Tensor.__setitem__:
+        return None
+    _, index, source = call.args
+    indices = index if isinstance(index, tuple) else (index,)
+    if any(type(i) not in (int, slice, type(None), type(...)) for i in indices):
+        return None  # the elements of no view
+    facts = call.facts_of(source) if any(source is t for t in call.live) else CONSTANT
+    return call.target.detach()[index], Facts(**inherited([facts]))
 
 
 class Known:

@@ -18,10 +18,21 @@ from torch.overrides import TorchFunctionMode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
-from .calls import Call, in_place_target, key_of, strangeness, substitute, tensors_in, tensors_within
+from .calls import (
+    Call,
+    in_place_target,
+    key_of,
+    replaced_within,
+    strangeness,
+    substitute,
+    tensors_in,
+    tensors_of,
+    tensors_within,
+)
 from .checkpoints import Checkpoint, arguments_of_checkpoint, running_frame
-from .checks import check_inputs, check_output, check_pattern, run_as_python
+from .checks import check_form, check_inputs, check_output, check_pattern, run_as_python
 from .facts import LiveCall
+from .forms import Asked
 from .handlers import TABLE, is_head
 from .streams import Streams
 from .untouched import Untouched
@@ -53,7 +64,7 @@ class Interception(TorchFunctionMode):
         super().__init__()
         self.streams, self._untouched = streams, untouched
         self._checkpoints: WeakKeyDictionary[Any, Checkpoint] = WeakKeyDictionary()
-        self._around = streams.checkpoint
+        self._around = streams.relays.checkpoint
         level = torch._C._functorch.peek_interpreter_stack()
         self._level = 0 if level is None else level.level()
         self._dual_level = forward_ad._current_level
@@ -74,15 +85,16 @@ class Interception(TorchFunctionMode):
         target = in_place_target(func, args, kwargs)
         if target is not None and target.requires_grad and target.is_leaf:
             return func(*args, **kwargs)  # an error, which torch explains
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = tensors_of(args, kwargs)
         live = [t for t in tensors if self.streams.is_live(t)]
         self._enter_checkpoint()
-        written = [target] if target is not None else list(tensors_in(kwargs.get("out")))
+        written = [target] if target is not None else list(tensors_in(kwargs["out"])) if "out" in kwargs else []
         rescued = [self.streams.rescue(t) for t in written]
         if not live or not torch.is_grad_enabled() or kwargs.get("out") is not None:
             return self._run_constant(Call(func, args, kwargs), live, written)
         facts = [self.streams.facts(t) for t in live]
         call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
+        call = self.streams.forms.levelled(call)
         _check_target(call, self.streams)
         if func in _LENDING:
             self.streams.lend(call.live[0])
@@ -115,7 +127,7 @@ class Interception(TorchFunctionMode):
                     recompute(*arguments)
 
             frame.recompute_fn, self._checkpoints[frame] = intercepted, checkpoint
-        self.streams.checkpoint = self._around if frame is None else self._checkpoints[frame]
+        self.streams.enter(self._around if frame is None else self._checkpoints[frame])
 
     def _run_constant(self, call: Call, live: Sequence[Tensor], written: Sequence[Tensor]) -> Any:
         """A call whose result does not depend on the explained inputs: nor then on parameters, as far as autograd goes.
@@ -201,6 +213,7 @@ def explained(
     module: nn.Module | None = None,
     differentiable: bool = False,
     strict: bool = False,
+    form: Asked = "relevance",
 ) -> Any:
     """``forward(*args, **kwargs)``, with the same values, whose backward carries relevance.
 
@@ -214,15 +227,19 @@ def explained(
         module: the model, if there is one: its layers have names, and it is left as it was.
         differentiable: whether the relevance may itself be differentiated.
         strict: whether a function without a rule is an error.
+        form: in which relevance is carried; see :mod:`~lrp.engine.forms`.
 
     Raises:
-        ValueError, TypeError: for an input that does not require grad or is not finite, patterns that do not fit.
-        NotImplementedError: if strict, for functions without a rule; all of them are listed.
+        ValueError, TypeError: for an input that does not require grad or is not finite, patterns that do not fit,
+            an unknown form, and a rule that cannot be carried in it.
+        NotImplementedError: if strict, for functions without a rule; all of them are listed. So are, whether strict or
+            not, functions that have no gradient form, if that was asked for.
     """
+    check_form(form, differentiable)
     check_pattern(pattern)
     if rule.needs_pattern and pattern is None:
         raise ValueError(f"rule={rule} needs pattern=: a list with one for each linear layer, or a dict by name")
-    return _run(forward, args, kwargs, Assignment(rule, pattern, module), inputs, differentiable, strict)
+    return _run(forward, args, kwargs, Assignment(rule, pattern, module), inputs, differentiable, strict, form)
 
 
 def assigned(
@@ -247,12 +264,13 @@ def _run(
     inputs: Sequence[Tensor] | None = None,
     differentiable: bool = False,
     strict: bool = False,
+    form: Asked = "relevance",
 ) -> Any:
     _refuse_transforms()
     given = [*tensors_within((args, kwargs))]
     inputs = [t for t in (given if inputs is None else tensors_within(inputs)) if t.requires_grad]
     check_inputs(inputs, forward, args, kwargs)
-    streams = Streams(inputs, assignment, differentiable)
+    streams = Streams(inputs, assignment, differentiable, form)
     streams.known.vary([t for t in given if not _is_among(t, inputs)])
     untouched = Untouched(assignment.module, inputs, streams.rescue)
     mode = Interception(streams, untouched)
@@ -267,7 +285,7 @@ def _run(
     head = _HEAD if not unsupported and is_head(outputs, assignment.last_name is not None) else None
     _tell(unsupported, [text for text in (untouched.hint, head) if text is not None], strict)
     streams.settle(outputs)
-    return output
+    return output if form == "relevance" else replaced_within(output, streams.started)
 
 
 def _tell(functions: Sequence[str], hints: Sequence[str], strict: bool) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from ..maps.storage import layout, place_of
 from .assignment import Assignment
+from .backward.kept import Keeper
 from .by_tensor import ByTensor
-from .facts import UNKNOWN, Facts, Known, Layer
+from .facts import UNKNOWN, Facts, Known
 
 _REENTRANT = (
     "torch.utils.checkpoint with use_reentrant=True runs its function where no gradient is kept, and cannot be "
@@ -33,15 +34,14 @@ class Origins:
         inputs: the explained inputs.
         known: the facts of the live tensors.
         assignment: which layer comes last so far.
-        use: called with a layer and its output, where that is used by what is not merged with it.
+        keeper: keeps the outputs of layers that are used by what is not merged with them.
     """
 
-    def __init__(
-        self, inputs: Sequence[Tensor], known: Known, assignment: Assignment, use: Callable[[Layer, Tensor], None]
-    ) -> None:
-        self._known, self._assignment, self._use = known, assignment, use
+    def __init__(self, inputs: Sequence[Tensor], known: Known, assignment: Assignment, keeper: Keeper) -> None:
+        self._known, self._assignment, self._keeper = known, assignment, keeper
         self._roots = {get_gradient_edge(x).node for x in inputs}
         self._unsupported: list[tuple[str, Node | None]] = []
+        self._without_form: list[tuple[str, Node | None]] = []
         self._ends: list[str] = []
         self._written: ByTensor[int] = ByTensor()
         self._latest: Tensor | None = None
@@ -55,8 +55,10 @@ class Origins:
         """Whether ``t`` depends on the explained inputs."""
         if not t.requires_grad:
             return False
-        if t in self._known:
-            self._check_writes(t)
+        noted = self._known.version(t)
+        if noted is not None:
+            if noted != t._version:
+                self._check_writes(t)
             return True
         return not t.is_leaf and self._was_made_unseen(t)
 
@@ -67,6 +69,10 @@ class Origins:
     def take_gradient(self, function: str, t: Tensor) -> None:
         """Note that the plain gradient stands in for the relevance of the function that made ``t``."""
         self._unsupported.append((f"{function} ({self._place()})", t.grad_fn))
+
+    def lacks_form(self, function: str, t: Tensor) -> None:
+        """Note that the function that made ``t`` has no gradient form."""
+        self._without_form.append((f"{function} ({self._place()})", t.grad_fn))
 
     def overwritten(self, function: str, t: Tensor) -> None:
         """Note that this has written to a live tensor, of which nothing is known any more."""
@@ -80,21 +86,32 @@ class Origins:
     def unsupported(self, outputs: Sequence[Tensor]) -> list[str]:
         """The functions without a rule that relevance reaches from the outputs."""
         live = [t for t in outputs if self.is_live(t)]
-        if not self._unsupported:
-            return []
-        reached = set(_nodes_behind(t.grad_fn for t in live))
-        return [function for function, node in self._unsupported if node in reached]
+        return self._reached(self._unsupported, live)
 
     def check(self, outputs: Sequence[Tensor]) -> None:
-        """Raise unless an output depends on the explained inputs.
+        """Raise unless an output depends on the explained inputs, in the form that was asked for.
 
         Raises:
             ValueError: it says where the way from the inputs ends.
+            NotImplementedError: it lists the functions that have no gradient form.
         """
+        lacking = self._reached(self._without_form, outputs)
+        if lacking:
+            raise NotImplementedError(
+                f"form='gradient': there is none for {', '.join(dict.fromkeys(lacking))}, whose value at zero is not "
+                "zero, or which works in place; take form='relevance'"
+            )
         if not outputs or any(map(self.is_live, outputs)):
             return
         ends = ", ".join(dict.fromkeys(self._ends[-3:])) or self._unseen_end()
         raise ValueError(f"no output depends on the explained inputs: what is made of them ends at {ends}")
+
+    def _reached(self, functions: Sequence[tuple[str, Node | None]], outputs: Sequence[Tensor]) -> list[str]:
+        """Those of the functions that relevance reaches from the outputs."""
+        if not functions:
+            return []
+        reached = set(_nodes_behind(t.grad_fn for t in outputs))
+        return [function for function, node in functions if node in reached]
 
     def _unseen_end(self) -> str:
         if self._latest is None or get_gradient_edge(self._latest).node in self._roots:
@@ -139,7 +156,7 @@ class Origins:
             self.note(t, facts)
             return
         if source is not None and facts.layer is not None:
-            self._use(facts.layer, source)
+            facts.layer.use(source, self._keeper)
         self.note(t, UNKNOWN)
 
     def _source(self, t: Tensor) -> Tensor | None:
@@ -188,6 +205,28 @@ def _nodes_behind(nodes: Iterable[Node | None], is_end: Callable[[Node], bool] =
             seen.add(node)
             yield node
             ahead.extend(before for before, _ in node.next_functions)
+
+
+def sources_of(output: Tensor, edges: Sequence[GradientEdge]) -> list[int]:
+    """Which of several tensors have values that enter the output: its autograd graph tells, where shapes do not.
+
+    Args:
+        edges: where they are in the graph; the only one has values that enter.
+    """
+    if len(edges) < 2:
+        return [0]
+    places = {(edge.node, edge.output_nr): i for i, edge in enumerate(edges)}
+    found, seen = set(), set()
+    ahead = [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        for edge in node.next_functions if node is not None else ():
+            if edge in places:
+                found.add(places[edge])
+            elif edge not in seen:
+                seen.add(edge)
+                ahead.append(edge[0])
+    return sorted(found)
 
 
 def _is_custom(node: Node) -> bool:

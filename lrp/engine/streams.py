@@ -8,28 +8,42 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from typing import Any
 from weakref import ReferenceType, ref
 
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from ..maps import LinearMap
 from ..maps.padding import Widths
 from ..maps.storage import Box, layout, place_of
-from ..maps.weights import Made, Memory
+from ..maps.weights import Memory
 from ..rules import Family, Rule
 from .assignment import Assignment
-from .backward.kept import Keeper, Kept
-from .backward.propagation import FunctionRelevance, LayerRelevance, MergedRelevance, Redistribute, plus, relay, times
+from .backward.gradient_form import Converted, GradientForm
+from .backward.ledger import Ledger
+from .backward.moves import Moves
+from .backward.propagation import (
+    DampedLayer,
+    FunctionRelevance,
+    LayerRelevance,
+    MergedRelevance,
+    Redistribute,
+    blank,
+    plus,
+    shown_to,
+    times,
+)
 from .backward.samples import Sample
-from .calls import tensors_in
+from .calls import tensors_in, tensors_of
 from .checkpoints import Checkpoint, Replayed
-from .facts import CONSTANT, UNKNOWN, Facts, Known, Layer, LiveCall, inherited, written
-from .moves import Moves
-from .origins import Origins
+from .facts import SIGNAL, UNKNOWN, Facts, Known, Layer, LiveCall, assigned_part, inherited, written
+from .forms import Asked, Forms
+from .origins import Origins, sources_of
+from .relays import Relays
 
 
 class Streams:
@@ -39,18 +53,20 @@ class Streams:
         inputs: the explained inputs.
         assignment: which layer has which name and rule.
         differentiable: whether to keep the values' autograd graph, so that relevance can be differentiated.
+        form: in which relevance is carried.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], assignment: Assignment, differentiable: bool = False) -> None:
+    def __init__(
+        self, inputs: Sequence[Tensor], assignment: Assignment, differentiable: bool = False, form: Asked = "relevance"
+    ) -> None:
         self.assignment = assignment
         self.differentiable = differentiable
-        self.keeper = Keeper()
+        self.relays = Relays(differentiable)
         self.memory = Memory()
         self.known = Known()
-        self.origins = Origins(inputs, self.known, assignment, self._use)
+        self.origins = Origins(inputs, self.known, assignment, self.relays.keeper)
         self.is_live = self.origins.is_live
-        self.checkpoint: Checkpoint | None = None
-        self.is_again = False
+        self.forms = Forms(form, self.relays.convert, self.origins.note)
         self._merged: list[tuple[Layer, ReferenceType[Tensor], int]] = []
         for x in inputs:
             self.origins.note(x, Facts(x if differentiable else None, data=True))
@@ -64,6 +80,11 @@ class Streams:
             raise RuntimeError(
                 "differentiable=True: a tensor was modified in place through another view of its memory, or made by a "
                 f"function that lrp does not see; its shape is {tuple(t.shape)}"
+            )
+        if self.forms.asked == "gradient" and t in self.known:
+            raise NotImplementedError(
+                f"form='gradient': a tensor of shape {tuple(t.shape)} was written to where lrp does not see it, and "
+                "relevance over its value is unknown; take form='relevance'"
             )
         return UNKNOWN
 
@@ -93,14 +114,16 @@ class Streams:
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> LiveCall:
         """A call of the handler's own."""
-        live = [t for t in tensors_in((args, kwargs)) if self.is_live(t)]
-        return LiveCall(function, args, kwargs, live, [self.facts(t) for t in live])
+        live = [t for t in tensors_of(args, kwargs) if self.is_live(t)]
+        return self.forms.levelled(LiveCall(function, args, kwargs, live, [self.facts(t) for t in live]))
 
     def rule(
         self, family: Family, call: LiveCall, x: Tensor, parameters: Sequence[Tensor | None] = ()
     ) -> tuple[str, Rule]:
         """The name of what the call calls, and its rule."""
-        return self.assignment.choose(family, call.function, x.dtype, parameters, call.facts_of(x).data)
+        name, rule = self.assignment.choose(family, call.function, x.dtype, parameters, call.facts_of(x).data)
+        self.forms.check(call, family, name, rule)
+        return name, rule
 
     def relay(
         self,
@@ -113,35 +136,54 @@ class Streams:
     ) -> Tensor:
         """What the call returns, in the stream of relevance: ``z``, with ``redistribute`` as its backward."""
         self._use_all(call)
-        output, _ = self._relay(call, z, carriers, redistribute, saved)
+        if self.forms.is_gradient(call) and not isinstance(redistribute, GradientForm):
+            if not getattr(redistribute, "is_multiplicative", False):
+                return self.lacks_form(call, **facts)  # type: ignore[no-any-return]
+            saved = [z, *(self.value_before(call, t) for t in carriers), *saved]
+            redistribute = Converted(redistribute, len(carriers))
+        output, _ = self.relays.make(z, carriers, redistribute, saved, call.target)
         return self._note(output, z, Facts(**{**inherited(call.facts), **facts}), call)
 
     def relay_layer(
         self, call: LiveCall, f: LinearMap, rule: Rule, name: str | None, values: tuple[Tensor, Tensor, Tensor | None],
-        carrier: Tensor, z: Tensor, *, total: Tensor | None = None, padding: Widths = (),
-        has_parameters: bool = False, **facts: Any,
+        carrier: Tensor, z: Tensor, *, padding: Widths = (), has_parameters: bool = False, **facts: Any,
     ) -> Tensor:  # fmt: skip
         """What the call of a linear map returns: ``z``, with the layer's rule as its backward.
 
         Args:
             values: those of x, w and b.
             carrier: that of x.
-            total: what the rule is shown for the map's output, where that is not what the call returns.
             padding: the zeros around x, where the map's outputs meet several inputs: they are none of these.
             has_parameters: whether w and b are the model's own, and not made for this call.
         """
         self._use_all(call)
         x, w, b = values
-        is_data = call.facts_of(carrier).data
+        facts = {**inherited(call.facts), **facts}
+        is_data, form = call.facts_of(carrier).data, self.forms.of_layer(call, rule, facts["data"])
+        if form == "gradient":
+            carrier = self.forms.border(carrier, call.facts_of(carrier)) if is_data else carrier
+            x = x if self.forms.is_recorded or rule.needs_input(f) else blank(x)
         samples = [Sample.of(t) for t in (x if is_data else None, *((w, b) if has_parameters else (None, None)))]
-        backward = LayerRelevance(f, rule, self.memory, name, threading.get_ident(), samples, padding)
-        shown = _shown(rule, f, z if total is None else total)
+        backward = LayerRelevance(f, rule, self.memory, name, threading.get_ident(), samples, padding, form)
+        shown = shown_to(rule, f, z, form)
         saved = [t for t in (x, w, shown, b) if t is not None]
-        output, kept = self._relay(call, z, [carrier], backward, saved, self.memory.of(w))
+        output, kept = self.relays.make(z, [carrier], backward, saved, call.target, self.memory.of(w))
         backward.ledger.belongs_to(output)
         of_z = kept[2] if kept and shown is z else None
-        layer = Layer(f, rule, None, None, backward.ledger, of_z, Moves(tuple(z.shape)))
-        return self._note(output, z, Facts(**{**inherited(call.facts), "layer": layer, **facts}), call)
+        layer = Layer(f, rule, None, None, backward.ledger, of_z, Moves(tuple(z.shape)), form)
+        return self._note(output, z, Facts(**{"layer": layer, **facts}), call)
+
+    def follow_layer(self, call: LiveCall, f: LinearMap, rule: Rule) -> Any:
+        """What the call of a linear map returns, in gradient form, where its plain gradient is its relevance."""
+        z = self.follow(self.forms.lifted(call))
+        ledger, of_z = Ledger(), None
+        if rule.damps:
+            backward = DampedLayer(f, rule)
+            z, kept = self.relays.make(z.detach(), [z], backward, [z.detach()], call.target)
+            ledger, of_z = backward.ledger, kept[0] if kept else None
+            ledger.belongs_to(z)
+        layer = Layer(f, rule, None, None, ledger, of_z, Moves(tuple(z.shape)), "damped")
+        return self._note(z, z, Facts(**SIGNAL, layer=layer), call)
 
     def merge(
         self, call: LiveCall, x: Tensor, scale: Tensor | None, shift: Tensor | None, z: Tensor, **facts: Any
@@ -154,12 +196,13 @@ class Streams:
         shift = plus(times(layer.shift, scale), shift)
         scale = scale if layer.scale is None else times(layer.scale, scale)
         layer.ledger.merge()
-        shown = _shown(rule, layer.f, layer.moves.back(z))
-        backward = MergedRelevance(rule, self.memory, scale is not None, layer.ledger, layer.moves)
-        output, kept = self._relay(call, z, [x], backward, [t for t in (shown, scale, shift) if t is not None])
+        shown = shown_to(rule, layer.f, layer.moves.back(z), layer.form)
+        backward = MergedRelevance(rule, self.memory, scale is not None, layer.ledger, layer.moves, layer.form)
+        saved = [t for t in (shown, scale, shift) if t is not None]
+        output, kept = self.relays.make(z, [x], backward, saved, call.target)
         backward.ledger.belongs_to(output)
-        of_z = kept[0] if kept and rule.needs_output(layer.f) else None
-        merged = Layer(layer.f, rule, scale, shift, backward.ledger, of_z, layer.moves)
+        of_z = kept[0] if kept and shown.numel() else None
+        merged = Layer(layer.f, rule, scale, shift, backward.ledger, of_z, layer.moves, layer.form)
         known = {"shifted": call.facts_of(x).shifted, **facts}
         return self._note(output, z, Facts(layer=merged, **known), call)
 
@@ -181,14 +224,15 @@ class Streams:
         """
         values = self.evaluate(call) if self.differentiable else None
         edges = [get_gradient_edge(t) for t in call.live] if len(call.live) > 1 else []
-        outputs = call.run(self.carrier)
+        with self.relays.saving() if self.forms.is_gradient(call) else nullcontext():
+            outputs = call.run(self.carrier)
         live = call.target if call.target is not None else outputs
         is_used = False
         pairs = zip(tensors_in(live), tensors_in(live if values is None else values), strict=True)
         for number, (output, value) in enumerate(pairs):
             if not output.requires_grad or (call.target is None and any(output is t for t in call.live)):
                 continue
-            sources = _sources(output, edges)
+            sources = sources_of(output, edges)
             known = Facts(**{**inherited([call.facts[i] for i in sources] or [UNKNOWN]), **facts})
             if len(sources) == 1 and (is_identity or call.target is None):
                 source, of_source = call.live[sources[0]], call.facts[sources[0]]
@@ -237,6 +281,14 @@ class Streams:
             self.known.vary(outputs)
         return outputs
 
+    def lacks_form(self, call: LiveCall, **facts: Any) -> Any:
+        """What the call returns, for want of a gradient form: an error, where relevance reaches it."""
+        outputs = self.follow(call, **facts)
+        for t in tensors_in(outputs if call.target is None else call.target):
+            if self.is_live(t):
+                self.origins.lacks_form(call.name, t)
+        return outputs
+
     def follow_vmapped(self, call: LiveCall) -> Any:
         """What the call returns within ``torch.vmap``, which no relay can take part in: with its gradient.
 
@@ -247,61 +299,54 @@ class Streams:
         return self.follow_unsupported(call, f"{call.name} within torch.vmap")
 
     def rescue(self, target: Tensor) -> Tensor | None:
-        """Keep what backward needs from a write to ``target``, as :meth:`Keeper.rescue` does."""
+        """Keep what backward needs from a write to ``target``, as :meth:`Relays.rescue` does."""
         layer = self._layer_of(target)
         if layer is not None:
-            self._hold(layer, target)
+            layer.hold(target, self.relays.keeper)
         if target._base is not None:
             self.leave(target._base)
-        if self.checkpoint is not None and not self.is_again:
-            self.checkpoint.overwrites(target)
-        return self.keeper.rescue(target)
+        return self.relays.rescue(target)
 
     def leave(self, t: Tensor) -> None:
         """Note that something which is not merged with it makes another tensor of ``t``."""
         layer = self._layer_of(t)
         if layer is not None:
-            self._use(layer, t)
+            layer.use(t, self.relays.keeper)
 
     def lend(self, t: Tensor) -> None:
         """Note that others than torch may write to the memory of ``t`` from now on."""
         if self.known.has_memory(t):
-            self.keeper.lend(t)
+            self.relays.keeper.lend(t)
             self.known.lend(t)
+
+    def enter(self, checkpoint: Checkpoint | None) -> None:
+        """Note which checkpoint the model is in."""
+        self.relays.checkpoint = self.forms.place = checkpoint
 
     def again(self, checkpoint: Checkpoint, arguments: Any) -> Streams:
         """The streams of the recomputation of a checkpoint, which has these arguments."""
         streams = copy(self)
         streams.assignment = Replayed(self.assignment.chosen[checkpoint.start :])
-        streams.keeper, streams.checkpoint, streams.is_again = Keeper(), checkpoint.begin(self.known, arguments), True
+        streams.relays = self.relays.again(checkpoint.begin(self.known, arguments))
+        streams.forms = Forms(self.forms.asked, streams.relays.convert, self.origins.note, self.forms.is_recorded)
+        streams.forms.place = checkpoint
         return streams
+
+    def started(self, y: Tensor) -> Tensor:
+        """An output of the model, which relevance comes to as it is, whatever is carried."""
+        return self.forms.started(y, self.facts(y)) if self.is_live(y) else y
 
     def settle(self, outputs: Sequence[Tensor]) -> None:
         """After the forward: keep what a backward from anywhere may need, whatever is done to the outputs."""
+        keeper = self.relays.keeper
         for layer, carrier, version in self._merged:
             output, t = layer.ledger.output(), carrier()
             if output is not None:
-                self._use(layer._replace(moves=Moves(tuple(output.shape))), output)
+                layer._replace(moves=Moves(tuple(output.shape))).use(output, keeper)
             elif t is not None and t._version == version:
-                self._use(layer, t)
+                layer.use(t, keeper)
         for t in outputs:
-            self.keeper.rescue(t)
-
-    def _relay(
-        self, call: LiveCall, z: Tensor, carriers: Sequence[Tensor], redistribute: Redistribute,
-        saved: Sequence[Tensor], made: Made | None = None,
-    ) -> tuple[Tensor, list[Kept]]:  # fmt: skip
-        if self.checkpoint is not None:
-            saved = self.checkpoint.saved(saved, self.is_again)
-        with self.keeper.saving(made, self.checkpoint is None) as kept:
-            output = relay(
-                redistribute, z, carriers, saved,
-                in_place=call.target is not None, differentiable=self.differentiable,
-            )  # fmt: skip
-        if call.target is not None and self.differentiable:  # the values were computed beside it: see evaluate()
-            self.keeper.rescue(call.target)
-            call.target.detach().copy_(z)
-        return output, kept
+            keeper.rescue(t)
 
     def _release(self, layer: Layer, t: Tensor) -> None:
         """Keep the layer's own output no longer, unless something else than what is merged with it needs it."""
@@ -309,22 +354,12 @@ class Streams:
             layer.z.drop()
             self._merged.append((layer, ref(t), t._version))
 
-    def _use(self, layer: Layer, t: Tensor) -> None:
-        """Note that the layer's output ``t`` is used by something that is not merged with it."""
-        layer.ledger.use()
-        self._hold(layer, t)
-
     def _keep(self, layer: Layer, t: Tensor) -> Layer:
         """The layer, whose own output is kept from now on, for a part of it may be used by something else."""
         layer.ledger.is_parted = True
         if layer.moves.is_whole:
-            self._hold(layer, t)
+            layer.hold(t, self.relays.keeper)
         return layer
-
-    def _hold(self, layer: Layer, t: Tensor) -> None:
-        """Keep the layer's own output again, which is ``t`` as it was rearranged."""
-        if layer.z is not None and layer.z.is_dropped:
-            self.keeper.hold(layer.z, layer.moves.back(t.detach()))
 
     def _layer_of(self, t: Tensor) -> Layer | None:
         facts = self.known.of(t)
@@ -333,10 +368,10 @@ class Streams:
     def _use_all(self, call: LiveCall) -> None:
         for t, facts in zip(call.live, call.facts, strict=True):
             if facts.layer is not None:
-                self._use(facts.layer, t)
+                facts.layer.use(t, self.relays.keeper)
 
     def _note(self, t: Tensor, value: Tensor, facts: Facts, call: LiveCall | None = None) -> Tensor:
-        part = None if call is None else _assigned(call)
+        part = None if call is None else assigned_part(call)
         if part is not None and t._base is None:
             facts = written(t, self.known.last(t), *part)
         self.origins.note(t, replace(facts, value=value) if self.differentiable else facts)
@@ -359,45 +394,6 @@ class Streams:
         if base is None or facts is None or place_of(base) != place_of(t):
             return None
         return facts.of_part(Box.of(t, base)) if facts.parts else Facts(**inherited([facts]))
-
-
-def _shown(rule: Rule, f: LinearMap, z: Tensor) -> Tensor:
-    """The output that a rule is shown: an empty one, if it does not look at it."""
-    return z if rule.needs_output(f) else z.new_empty(0)
-
-
-def _assigned(call: LiveCall) -> tuple[Tensor, Facts] | None:
-    """The part of its target that an assignment to slices wrote to, and what is known of it."""
-    if call.target is None or call.function is not Tensor.__setitem__:
-        return None
-    _, index, source = call.args
-    indices = index if isinstance(index, tuple) else (index,)
-    if any(type(i) not in (int, slice, type(None), type(...)) for i in indices):
-        return None  # the elements of no view
-    facts = call.facts_of(source) if any(source is t for t in call.live) else CONSTANT
-    return call.target.detach()[index], Facts(**inherited([facts]))
-
-
-def _sources(output: Tensor, edges: Sequence[GradientEdge]) -> list[int]:
-    """Which of several tensors have values that enter the output: its autograd graph tells, where shapes do not.
-
-    Args:
-        edges: where they are in the graph; the only one has values that enter.
-    """
-    if len(edges) < 2:
-        return [0]
-    places = {(edge.node, edge.output_nr): i for i, edge in enumerate(edges)}
-    found, seen = set(), set()
-    ahead = [output.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        for edge in node.next_functions if node is not None else ():
-            if edge in places:
-                found.add(places[edge])
-            elif edge not in seen:
-                seen.add(edge)
-                ahead.append(edge[0])
-    return sorted(found)
 
 
 def _is_same(t: Tensor, output: Tensor, is_identity: bool) -> bool:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 
-def stabilize(z: Tensor, epsilon: float) -> Tensor:
+def stabilize(z: Tensor, epsilon: float | Tensor) -> Tensor:
     """Move ``z`` away from zero: ``z + epsilon * sign(z)``, with ``sign(0) = +1``.
 
     Args:
         z: the denominators, any shape.
-        epsilon: distance by which each of them moves, in the unit of ``z``.
+        epsilon: distance by which each of them moves, in the unit of ``z``; a tensor broadcasts to it.
 
     Returns:
         A new tensor of the shape of ``z``.
@@ -27,20 +27,45 @@ def stabilize(z: Tensor, epsilon: float) -> Tensor:
     # copysign is one pass where where() takes three. It differs from sign() at -0.0 alone, and a sum is
     # -0.0 only if each of its terms is zero: then so is every share, whatever the denominator's sign.
     # The number stands on the CPU, which costs a GPU no kernel; the meta device alone wants it at home.
+    if isinstance(epsilon, Tensor):
+        return z + torch.copysign(epsilon, z.detach())
     distance = torch.full((), epsilon, dtype=z.dtype, device=z.device if z.is_meta else "cpu")
     return add_(torch.copysign(distance, z.detach()), z)
 
 
-def divide(R: Tensor, z: Tensor, epsilon: float, sign: int = 0) -> Tensor:
-    """``s = R / stabilize(z, epsilon)``; with ``epsilon = 0``, where ``z`` is zero, so is ``s``.
+def divide(R: Tensor, z: Tensor, epsilon: float | Tensor, sign: int = 0) -> Tensor:
+    """``s = R / stabilize(z, epsilon)``; where that is zero, for ``epsilon`` is, so is ``s``.
 
     A ``sign`` of +1 or -1 says that every ``z`` is zero or of that sign, and that it may be overwritten.
     """
+    if isinstance(epsilon, Tensor):
+        return _divide_exactly(R, stabilize(z, epsilon), 1)
     if epsilon == 0:
         return _divide_exactly(R, z, sign)
     if sign == 0:
         return _divide_into(R, stabilize(z, epsilon))
     return _divide_into(R, _push(z, sign, epsilon))
+
+
+def damp(g: Tensor, z: Tensor, epsilon: float | Tensor) -> Tensor:
+    """``g * |z| / (|z| + epsilon)``, which is ``z g / stabilize(z, epsilon)``."""
+    if isinstance(epsilon, Tensor):
+        return _divide_exactly(g * z.abs(), z.abs() + epsilon, 1)
+    if epsilon == 0:
+        return g
+    return torch.addcdiv(g, g, z.abs().add_(epsilon), value=-epsilon)  # the quotient takes a pass more
+
+
+def deviation(t: Tensor) -> Tensor:
+    """The standard deviation of each sample, uncorrected, over all dimensions but the first; of a vector that of all.
+
+    It broadcasts to ``t``.
+    """
+    dims = tuple(range(1, t.dim())) or None
+    centred = t - t.mean(dims, keepdim=True)  # var() takes ten times as long
+    variance = centred.square().mean(dims, keepdim=True)
+    is_flat = variance == 0  # where the derivative of a root is infinite
+    return variance.masked_fill(is_flat, 1.0).sqrt().masked_fill(is_flat, 0.0)
 
 
 def positive(t: Tensor) -> Tensor:
@@ -78,6 +103,13 @@ def add_(target: Tensor, other: Tensor, alpha: float = 1.0) -> Tensor:
 def mul_(target: Tensor, other: Tensor) -> Tensor:
     """``target * other``, in place where possible."""
     return target.mul_(other) if _overwritable(target, other) else target * other
+
+
+def mask_(target: Tensor, mask: Tensor) -> Tensor:
+    """``target``, and zero where the mask is True, in place where possible."""
+    if torch.is_grad_enabled() or is_vmapped(mask) or _is_expanded(target):
+        return target.masked_fill(mask, 0.0)
+    return target.masked_fill_(mask, 0.0)
 
 
 def sum_up(terms: Iterable[Tensor]) -> Tensor:

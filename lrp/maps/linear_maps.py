@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .arithmetic import identity, negative, sum_up
+from .arithmetic import identity, mask_, mul_, negative, sum_up
 from .weights import WHOLE, Made, Make, modified, modified_in_blocks
 
 _PART = 2**20  # elements
@@ -29,11 +29,13 @@ class LinearMap(ABC):
         input_shape: shape of the input ``x``.
         signed: False where the input is known to be >= 0, so that rules can skip its negative part.
         made: where the modifications of the layer's weight are kept; None makes them each time.
+        bare: the input, where a rule is asked for what it gives to each unit of it, in place of its relevance.
     """
 
     input_shape: tuple[int, ...]
     signed: bool = field(default=True, compare=False)
     made: Made | None = field(default=None, compare=False, repr=False)
+    bare: Tensor | None = field(default=None, compare=False, repr=False)
 
     @abstractmethod
     def forward(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -54,6 +56,15 @@ class LinearMap(ABC):
     def pullback_modified(self, s: Tensor, make: Make, w: Tensor) -> Tensor:
         """``make(w)^T s``, for an elementwise ``make``."""
         return self.pullback(s, modified(make, w, self.made))
+
+    def weigh(self, x_p: Tensor, c: Tensor) -> Tensor:
+        """``x_p * c`` for a part ``x_p`` of the input; of a bare map ``c``, where the input is in that part.
+
+        Written over ``c`` where possible.
+        """
+        if self.bare is None:
+            return mul_(c, x_p)
+        return c if x_p is self.bare else mask_(c, x_p == 0)
 
     def per_output(self, b: Tensor) -> Tensor:
         """The bias ``b``, shaped to broadcast against the output."""

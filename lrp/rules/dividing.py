@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..maps import LinearMap
-from ..maps.arithmetic import add_, broadcasts, divide, lerp_, negative, positive
+from ..maps.arithmetic import add_, broadcasts, deviation, divide, lerp_, negative, positive
 from .contributions import (
     Favour,
     Power,
@@ -35,10 +35,13 @@ class Epsilon(Proportional):
     Args:
         epsilon: default 0.1. As it grows, weak and contradicting contributions are absorbed.
         exponent: a positive integer p; contributions are then ``x^p w^p``, without bias unless p = 1.
+        relative: whether epsilon is in units of the standard deviation of the layer's outputs, a batch norm after it
+            included, over all dimensions of each sample. Default False.
         bias: as for all dividing rules, default ``"absorb"``.
 
     Raises:
-        ValueError: for an epsilon below 0, an exponent that is no positive integer, an unknown bias policy.
+        ValueError: for an epsilon below 0, an exponent that is no positive integer, or not 1 where epsilon is relative,
+            an unknown bias policy.
 
     Source: Bach et al. 2015, equation 58; Montavon et al. 2019 (LRP: an overview), section 10.2.1; the exponent:
     Boehle et al. 2019 (Frontiers in Aging Neuroscience 11:194).
@@ -49,6 +52,7 @@ class Epsilon(Proportional):
 
     epsilon: float = 0.1
     exponent: int = 1
+    relative: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,16 +60,29 @@ class Epsilon(Proportional):
         if not isinstance(exponent, int) or exponent < 1:
             raise ValueError(f"exponent={self.exponent!r}: must be a positive integer")
         object.__setattr__(self, "exponent", exponent)
+        if not isinstance(self.relative, bool):
+            raise ValueError(f"relative={self.relative!r}: must be True or False")
+        if self.relative and exponent != 1:
+            raise ValueError(f"exponent={exponent}: must be 1 with relative=True, whose unit is that of the outputs")
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
         if self.exponent > 1:
             return self.share(f, [(x**self.exponent, Power(self.exponent))], w, None, R)
         return super().redistribute(f, x, w, b, z, R)
 
+    def stabiliser(self, z: Tensor) -> float | Tensor:
+        return self.epsilon * deviation(z) if self.relative and self.epsilon else self.epsilon
+
+    @property
+    def has_gradient_form(self) -> bool:
+        return self.exponent == 1 and super().has_gradient_form
+
     def is_plain(self) -> bool:
         return type(self) is Epsilon and self.exponent == 1
 
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
+    gradient_form, needs_input = Proportional.gradient_form, Proportional.needs_input
+    is_gradient, damps = Proportional.is_gradient, Proportional.damps
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,6 +135,7 @@ class Gamma(Proportional):
         return f.signed or self.generalized
 
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
+    gradient_form = Proportional.gradient_form
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -178,6 +196,7 @@ class AlphaBeta(Proportional):
         return self.beta > 0 or self.conserve
 
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
+    gradient_form = Proportional.gradient_form
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -204,6 +223,7 @@ class ZPlus(Proportional):
         return False
 
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
+    gradient_form = Proportional.gradient_form
 
 
 @dataclass(frozen=True, eq=False, repr=False)

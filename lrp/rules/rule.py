@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..maps import LinearMap
-from ..maps.arithmetic import add_, divide, identity, mul_, sum_up
+from ..maps.arithmetic import add_, damp, divide, identity, sum_up
 from .numbers import check_number, range_error
 from .place import Family, Place
 from .totals import Parts, difference, total
@@ -23,6 +23,7 @@ Bias = Literal["absorb", "ignore", "distribute"]
 
 # A subclass that defines one of these shares relevance out in a way of its own.
 _SHARING = ("redistribute", "share", "pull", "total")
+_PROMISES = {"needs_output", "needs_input", "is_divisible", "counts_zeros", "gradient_form", "is_gradient", "damps"}
 
 
 class Rule:
@@ -60,14 +61,52 @@ class Rule:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if any(name in vars(cls) for name in _SHARING):  # what the parent promises of its own way may not be true
-            for name in {"needs_output", "is_divisible", "counts_zeros"} - vars(cls).keys():
+            for name in _PROMISES - vars(cls).keys():
                 setattr(cls, name, vars(Rule)[name])
 
+    def gradient_form(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, g: Tensor) -> Tensor:
+        """The same rule for an explanation in gradient form, which carries ``g``, relevance over value.
+
+        A rule that gives each input relevance with its value as a factor may define it: where the relevance of the
+        outputs is ``z * g``, that of the inputs is ``x`` times what this returns. Others are for relevance form.
+
+        Args:
+            f, x, w, b, z: as for :meth:`redistribute`.
+            g: what makes relevance of the outputs, of the shape of ``z``.
+
+        Returns:
+            What makes relevance of the inputs, of the shape of ``x``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no gradient form")
+
+    @property
+    def has_gradient_form(self) -> bool:
+        """Whether :meth:`gradient_form` is there."""
+        return type(self).gradient_form is not Rule.gradient_form
+
+    @property
+    def is_gradient(self) -> bool:
+        """Whether the gradient form is the plain gradient, which torch then computes by itself: ``W^T damp(g, z)``."""
+        return False
+
+    @property
+    def damps(self) -> bool:
+        """Whether :meth:`damp` makes anything else of ``g``."""
+        return False
+
+    def damp(self, g: Tensor, z: Tensor) -> Tensor:
+        """What :meth:`gradient_form` is the plain gradient of, where it is one."""
+        return g
+
     def needs_output(self, f: LinearMap) -> bool:
-        """Whether :meth:`redistribute` looks at ``z``. One that does not is given an empty tensor, to save memory.
+        """Whether the rule looks at ``z``, in any form. One that does not is given an empty tensor, to save memory.
 
         Not inherited, like :meth:`is_divisible`, by a class that shares relevance out in a way of its own.
         """
+        return True
+
+    def needs_input(self, f: LinearMap) -> bool:
+        """Whether :meth:`gradient_form` looks at ``x``; alike."""
         return True
 
     def is_divisible(self, x: Tensor) -> bool:
@@ -214,7 +253,8 @@ class Proportional(Rule):
             raise ValueError(f"bias={self.bias!r}: choose one of {', '.join(map(repr, get_args(Bias)))}")
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        return self.share(f, [(x, identity)], w, b, R, self.counted(f, x, w, b, z))
+        s = divide(R, self.counted(f, x, w, b, z), self.stabiliser(z))
+        return self.pull(f, [(x, identity)], w, b, s)
 
     def is_divisible(self, x: Tensor) -> bool:
         return True
@@ -224,6 +264,29 @@ class Proportional(Rule):
 
     def is_plain(self) -> bool:
         return type(self) is Proportional
+
+    def gradient_form(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, g: Tensor) -> Tensor:
+        if self.is_gradient:
+            return f.pullback(self.damp(g, z), w)
+        return self.redistribute(replace(f, bare=x), x, w, b, z, g * z)
+
+    @property
+    def has_gradient_form(self) -> bool:
+        return self.bias != "distribute" and super().has_gradient_form
+
+    @property
+    def is_gradient(self) -> bool:
+        return self.bias == "absorb"
+
+    @property
+    def damps(self) -> bool:
+        return self.epsilon != 0
+
+    def damp(self, g: Tensor, z: Tensor) -> Tensor:
+        return damp(g, z, self.stabiliser(z))
+
+    def needs_input(self, f: LinearMap) -> bool:
+        return self.bias == "ignore"
 
     def check_dtype(self, dtype: torch.dtype, layer: str) -> None:
         for f in fields(self):
@@ -262,7 +325,7 @@ class Proportional(Rule):
 
     def pull(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, s: Tensor) -> Tensor:
         """The relevance of the inputs, where an output gives ``s`` to each unit of contribution."""
-        relevance = sum_up(mul_(f.pullback_modified(s, make, w), x_p) for x_p, make in parts)
+        relevance = sum_up(f.weigh(x_p, f.pullback_modified(s, make, w)) for x_p, make in parts)
         if self.bias == "distribute" and b is not None:
             relevance = add_(relevance, f.spread(s * f.per_output(b), w))
         return relevance
@@ -270,6 +333,10 @@ class Proportional(Rule):
     def total(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None) -> Tensor:
         """The sum of all contributions; with the bias ``b``, unless it is ignored."""
         return total(f, parts, w, None if self.bias == "ignore" else b)
+
+    def stabiliser(self, z: Tensor) -> float | Tensor:
+        """What keeps the denominators of the outputs ``z`` from zero, where contributions are those of the map."""
+        return self.epsilon
 
     def counted(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor) -> Tensor:
         """The output ``z``; without the bias ``b``, if it is ignored."""

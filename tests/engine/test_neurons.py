@@ -12,8 +12,8 @@ from spellings import CONV, IMAGES, NORM, SCALE, SHIFT, Function, draw, explaine
 from torch import Tensor
 from torch.nn import functional as F
 
+from lrp.engine.backward.moves import Moves
 from lrp.engine.calls import Call
-from lrp.engine.moves import Moves
 from lrp.rules import Epsilon, Gamma
 
 X, V = draw(4, 5), draw(6, 5, seed=1)

@@ -1,6 +1,7 @@
 """Whole networks: relevance against theorems, through every kind of module between the layers."""
 
 import copy
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -418,3 +419,21 @@ def test_a_rule_of_ones_own_gets_the_whole_batch(monkeypatch: pytest.MonkeyPatch
     x = torch.ones(4, 3, requires_grad=True)
     lrp.functional.linear(x, torch.ones(2, 3), rule=Normalized()).sum().backward()
     assert torch.allclose(x.grad, torch.full((4, 3), 0.25))
+
+
+@pytest.mark.parametrize("settings", [{}, {"rule": "epsilon_plus"}, {"rule": Epsilon(0.1), "form": "gradient"}])
+def test_all_that_an_explanation_holds_is_freed_at_once(settings: dict[str, object]) -> None:
+    """Nothing refers to itself: memory does not wait for the garbage collector."""
+    model, x = networks.convolutional(), networks.images()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        model(x, explain=True, **settings).sum().backward()
+        gc.collect()
+        waiting = [o for o in gc.garbage if isinstance(o, Tensor) or type(o).__module__.startswith("lrp")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not waiting

@@ -98,7 +98,7 @@ class Expectation:
 
 
 def explained(
-    model: nn.Module, inputs: list[Tensor], rule: lrp.Rule, plain: Tensor | None = None
+    model: nn.Module, inputs: list[Tensor], rule: lrp.Rule, plain: Tensor | None = None, form: str = "relevance"
 ) -> list[Tensor] | str:
     """The map of each input, of a relevance that starts at the output; or what is wrong with it."""
     for parameter in model.parameters():
@@ -106,7 +106,7 @@ def explained(
     inputs = [x.detach().requires_grad_() for x in inputs]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        y = lrp.convert(model)(*inputs, explain=True, rule=rule, strict=True)
+        y = lrp.convert(model)(*inputs, explain=True, rule=rule, strict=True, form=form)
         if plain is not None and not torch.equal(y, plain):
             return "other values"
         y.backward(y.detach().clone())

@@ -146,7 +146,7 @@ UNDONE: dict[str, Sequence[Undoing]] = {
     "gate: lost by clamp": [forgets("gate", "clamp")],
     "gate: kept by layers": [replaced(Streams, "relay_layer", _keeps_gates)],
     "gate: references for a shape are asked": [
-        replaced(streams, "_sources", lambda output, edges: [*range(max(1, len(edges)))]),
+        replaced(streams, "sources_of", lambda output, edges: [*range(max(1, len(edges)))]),
         replaced(Streams, "_of_base", nothing),
     ],
     "layer: lost by dropout": [forgets("layer", *DROPOUTS, value=None)],

@@ -14,7 +14,6 @@ from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from ...maps.storage import is_given_back, layout, place_of
 from ...maps.weights import Made
@@ -57,23 +56,12 @@ class Keeper:
         self._by_place: dict[int, list[ReferenceType[Kept]]] = {}
         self._lent: set[int | None] = set()
 
-    @contextmanager
-    def saving(self, made: Made | None = None, is_mine: bool = True) -> Iterator[list[Kept]]:
+    def saving(self, made: Made | None = None, is_mine: bool = True) -> Saving:
         """Within this context, saved tensors are kept, and with them what is ``made`` of a weight.
 
         It gives what it keeps, in order: nothing, where others keep what is saved.
         """
-        kept: list[Kept] = []
-        if not is_mine:
-            yield kept
-            return
-
-        def keep(tensor: Tensor) -> Kept:
-            kept.append(self.keep(tensor, made))
-            return kept[-1]
-
-        with saved_tensors_hooks(keep, Kept.release):
-            yield kept
+        return Saving(self, made, is_mine)
 
     def lend(self, t: Tensor) -> None:
         """Keep copies of what is in the memory of ``t`` from now on: others than torch may write to it."""
@@ -116,6 +104,27 @@ class Keeper:
         place = place_of(kept.tensor)
         if place is not None:
             self._by_place.setdefault(place, []).append(ref(kept))
+
+
+class Saving:
+    """A context that is entered for each function: a class, for a generator takes longer."""
+
+    def __init__(self, keeper: Keeper, made: Made | None, is_mine: bool) -> None:
+        self._keeper, self._made, self._is_mine = keeper, made, is_mine
+        self._kept: list[Kept] = []
+
+    def __enter__(self) -> list[Kept]:
+        if self._is_mine:
+            torch._C._autograd._push_saved_tensors_default_hooks(self._keep, Kept.release)
+        return self._kept
+
+    def __exit__(self, *error: Any) -> None:
+        if self._is_mine:
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+
+    def _keep(self, tensor: Tensor) -> Kept:
+        self._kept.append(self._keeper.keep(tensor, self._made))
+        return self._kept[-1]
 
 
 def hooks_for_saving() -> Any:

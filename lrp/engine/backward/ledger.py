@@ -14,10 +14,9 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor
 
-from ...maps import LinearMap
 from ...maps.arithmetic import divide
 
-Share = Callable[[Tensor, LinearMap, Tensor, Tensor, Tensor | None], Tensor]
+Share = Callable[..., Tensor]
 Part = tuple[Tensor, Share]
 
 
@@ -60,7 +59,7 @@ class Ledger:
             self._watch()
 
     def put(self, R: Tensor, share: Share) -> None:
-        """Put down that ``R`` is among the relevance of the output, to be shared out by ``share(R, x, w, b)``."""
+        """Put down that ``R`` is among the relevance of the output, to be shared out by ``share(R, f, x, w, b)``."""
         self._renew()
         self._parts.append((R, share))
 

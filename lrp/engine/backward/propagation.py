@@ -17,15 +17,16 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from ...maps import LinearMap, Padded, Sampled, Scaled
-from ...maps.arithmetic import is_vmapped
+from ...maps.arithmetic import is_vmapped, mul_
 from ...maps.padding import Widths
 from ...maps.weights import Memory
 from ...rules import Rule
 from ..calls import tensors_in
-from ..moves import Moves
+from .gradient_form import Form
 from .kept import hooks_for_saving, unhooked
 from .ledger import Ledger, Part
-from .recording import report
+from .moves import Moves
+from .recording import is_recording, report
 from .samples import Sample
 
 LARGE = 2**25  # bytes
@@ -44,6 +45,7 @@ class Share:
         z: the outputs, if the rule needs them.
         scale: what the layer was merged with, one number a channel.
         shift: alike.
+        form: what is taken and given.
     """
 
     rule: Rule
@@ -51,6 +53,7 @@ class Share:
     z: Tensor
     scale: Tensor | None = None
     shift: Tensor | None = None
+    form: Form = "relevance"
 
     def __call__(self, R: Tensor, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         if self.scale is not None:
@@ -74,10 +77,13 @@ class Share:
         return relevance
 
     def _redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        relevance: Any = self.rule.redistribute(f, x, w, b, z, R)
+        is_gradient = self.form == "gradient"
+        share = self.rule.gradient_form if is_gradient else self.rule.redistribute
+        relevance: Any = share(f, x, w, b, z, R * z if self.form == "border" else R)
         if not isinstance(relevance, Tensor) or relevance.shape != x.shape:
             found = f"shape {tuple(relevance.shape)}" if isinstance(relevance, Tensor) else type(relevance).__name__
-            raise TypeError(f"{self.rule}.redistribute() returned {found}: must be a tensor of shape {tuple(x.shape)}")
+            called = f"{self.rule}.{share.__name__}()"
+            raise TypeError(f"{called} returned {found}: must be a tensor of shape {tuple(x.shape)}")
         return relevance
 
     def _samples_at_a_time(self, f: LinearMap, x: Tensor, R: Tensor) -> int:
@@ -88,6 +94,42 @@ class Share:
         if not (f.is_divisible() and self.rule.is_divisible(x)):
             return x.numel()
         return max(1, len(x) * PART // nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Damping:
+    """What a layer's outputs hand on in gradient form to its own plain gradient.
+
+    Attributes:
+        rule: the layer's rule.
+        z: the outputs.
+        scale: what the layer was merged with, one number a channel.
+    """
+
+    rule: Rule
+    z: Tensor
+    scale: Tensor | None = None
+
+    def __call__(self, g: Tensor, f: LinearMap, *_: Any) -> Tensor:
+        damped = self.rule.damp(g, self.z)
+        return damped if self.scale is None else mul_(damped, f.per_output(self.scale))
+
+
+@dataclass(frozen=True, eq=False)
+class DampedLayer:
+    """The backward of the outputs of a layer whose plain gradient is its gradient form.
+
+    Attributes:
+        f: its linear map.
+        rule: its rule.
+    """
+
+    f: LinearMap
+    rule: Rule
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def __call__(self, g: Tensor, z: Tensor) -> Tensor:
+        return _shared(self.ledger.take(g, Damping(self.rule, z)), self.f)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +144,7 @@ class LayerRelevance:
         thread: that of the explained forward.
         samples: of the input, weight and bias, where others than the model's forward can write into them.
         padding: the widths of the zeros around the input.
+        form: what is taken and given.
     """
 
     f: LinearMap
@@ -111,20 +154,21 @@ class LayerRelevance:
     thread: int
     samples: Sequence[Sample | None]
     padding: Widths = ()
+    form: Form = "relevance"
     ledger: Ledger = field(default_factory=Ledger)
 
     def __call__(self, R: Tensor, x: Tensor, w: Tensor, z: Tensor, b: Tensor | None = None) -> Tensor:
         for sample, t in zip(self.samples, (x, w, b), strict=True):
             if sample is not None and t is not None:
                 sample.check(t)
-        parts = self.ledger.take(R, Share(self.rule, self.memory, z))
+        parts = self.ledger.take(R, Share(self.rule, self.memory, z, form=self.form))
         if self.padding and self.rule.counts_zeros():
             f = Padded.of(self.f, self.padding)
             relevance = f.pad(_shared(parts, f, f.inner(x), w, b))
         else:
             relevance = _shared(parts, self.f, x, w, b)
-        if self.name is not None:
-            report(self.name, relevance, self.thread)
+        if self.name is not None and is_recording(self.thread):
+            report(self.name, x * relevance if self.form == "gradient" else relevance, self.thread)
         return relevance
 
 
@@ -141,11 +185,14 @@ class MergedRelevance:
     is_scaled: bool
     below: Ledger
     moves: Moves
+    form: Form = "relevance"
     ledger: Ledger = field(default_factory=Ledger)
 
     def __call__(self, R: Tensor, z: Tensor, *merged: Tensor) -> Tensor:
         scale, *shift = merged if self.is_scaled else (None, *merged)
-        own = Share(self.rule, self.memory, z, scale, *shift)
+        own: Any = Share(self.rule, self.memory, z, scale, shift[0] if shift else None, self.form)
+        if self.form == "damped":
+            own = Damping(self.rule, z, scale)
         for part, share in self.ledger.take(self.moves.back(R), own):
             self.below.put(part, share)
         return R
@@ -162,9 +209,20 @@ class FunctionRelevance:
         return gradients
 
 
-def _shared(parts: Sequence[Part], f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def _shared(parts: Sequence[Part], f: LinearMap, *layer: Tensor | None) -> Tensor:
     """The relevance of the inputs of ``f``, from all parts of that of its outputs."""
-    return reduce(torch.add, (share(part, f, x, w, b) for part, share in parts))
+    return reduce(torch.add, (share(part, f, *layer) for part, share in parts))
+
+
+def shown_to(rule: Rule, f: LinearMap, z: Tensor, form: Form) -> Tensor:
+    """The output that a rule is shown: an empty one, if it does not look at it."""
+    is_needed = rule.needs_output(f) if form == "relevance" else form == "border" or rule.damps or not rule.is_gradient
+    return z if is_needed else z.new_empty(0)
+
+
+def blank(x: Tensor) -> Tensor:
+    """What stands for an input that nobody looks at: of its shape, without its memory."""
+    return x.new_zeros(()).expand(x.shape)
 
 
 def times(a: Tensor | None, scale: Tensor | None) -> Tensor | None:

@@ -13,6 +13,11 @@ Relevances = dict[str, Tensor]
 _recorders: dict[int, list[Relevances]] = {}
 
 
+def is_recording(thread: int) -> bool:
+    """Whether somebody records, in that thread or in this one."""
+    return bool(_recorders) and (thread in _recorders or threading.get_ident() in _recorders)
+
+
 def report(name: str, relevance: Tensor, thread: int) -> None:
     """Note the relevance at a layer's input, for whoever records in that thread or in this one."""
     for owner in {thread, threading.get_ident()}:

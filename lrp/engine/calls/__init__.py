@@ -17,9 +17,11 @@ from .call import (
     distinct,
     in_place_target,
     parts_within,
+    replaced_within,
     strangeness,
     substitute,
     tensors_in,
+    tensors_of,
     tensors_within,
 )
 from .lookup import Key, key_of, named, plain_name
@@ -34,8 +36,10 @@ __all__ = [
     "named",
     "parts_within",
     "plain_name",
+    "replaced_within",
     "strangeness",
     "substitute",
     "tensors_in",
+    "tensors_of",
     "tensors_within",
 ]

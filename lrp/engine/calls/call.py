@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType, MemberDescriptorType, ModuleType
@@ -49,6 +50,17 @@ class Call:
         return self.function(*substitute(self.args, replace), **substitute(self.kwargs, replace))
 
 
+def tensors_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """All tensors in the arguments of a call, as :func:`tensors_in` finds them: most are arguments themselves."""
+    tensors: list[Tensor] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif type(value) not in _PLAIN:
+            tensors.extend(tensors_in(value))
+    return tensors
+
+
 def tensors_in(structure: Any) -> Iterator[Tensor]:
     """All tensors in nested tuples, lists and dicts, from left to right."""
     if isinstance(structure, Tensor):
@@ -83,6 +95,26 @@ def parts_within(structure: Any) -> Iterator[Any]:
             ahead.extend(reversed(_parts(part)))
 
 
+def replaced_within(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    """What a model returns, with every tensor replaced that :func:`tensors_within` finds; objects are copied."""
+    if isinstance(structure, Tensor):
+        return replace(structure)
+    if not any(True for _ in tensors_within(structure)):
+        return structure
+    if isinstance(structure, (tuple, list, set, frozenset)):
+        parts = [replaced_within(part, replace) for part in structure]
+        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
+    replaced = copy(structure)
+    if isinstance(structure, MutableMapping):
+        for key, value in structure.items():
+            replaced[key] = replaced_within(value, replace)
+    attributes = [slot.__name__ for slot in _slots(structure)] + [*getattr(structure, "__dict__", {})]
+    for name in attributes:
+        with suppress(AttributeError):  # it is not set
+            object.__setattr__(replaced, name, replaced_within(getattr(structure, name), replace))
+    return replaced
+
+
 def _parts(structure: Any) -> list[Any]:
     if isinstance(structure, Mapping):
         return [*structure.values()]
@@ -94,11 +126,16 @@ def _parts(structure: Any) -> list[Any]:
 
 def _in_slots(structure: Any) -> Iterator[Any]:
     """The attributes that an object has in ``__slots__``, in place of those in ``__dict__``."""
+    for slot in _slots(structure):
+        with suppress(AttributeError):  # it is not set
+            yield slot.__get__(structure)
+
+
+def _slots(structure: Any) -> Iterator[MemberDescriptorType]:
     for cls in type(structure).__mro__:
         for slot in vars(cls).values() if "__slots__" in vars(cls) else ():
             if isinstance(slot, MemberDescriptorType):
-                with suppress(AttributeError):  # it is not set
-                    yield slot.__get__(structure)
+                yield slot
 
 
 def strangeness(tensors: Iterable[Tensor], arguments: Iterable[Any]) -> str | None:
@@ -115,7 +152,7 @@ def strangeness(tensors: Iterable[Tensor], arguments: Iterable[Any]) -> str | No
             return "sparse tensors, which .to_dense() makes dense"
         if t.is_complex():
             return "complex numbers"
-    return "complex numbers" if any(type(argument) is complex for argument in arguments) else None
+    return "complex numbers" if complex in map(type, arguments) else None
 
 
 def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
@@ -123,11 +160,11 @@ def substitute(structure: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(structure, Tensor):
         return replace(structure)
     if type(structure) in (tuple, list):
-        return type(structure)([substitute(value, replace) for value in structure])
+        return type(structure)([v if type(v) in _PLAIN else substitute(v, replace) for v in structure])
     if type(structure) in _PLAIN:
         return structure
     if isinstance(structure, Mapping):
-        return {key: substitute(value, replace) for key, value in structure.items()}
+        return {key: v if type(v) in _PLAIN else substitute(v, replace) for key, v in structure.items()}
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return type(structure)(*(substitute(value, replace) for value in structure))
     return structure

@@ -11,7 +11,7 @@ are of a kind that it does not know: the function then has no rule, and the user
 * :mod:`~lrp.engine.handlers.affine` - a constant scale and shift: part of the layer before it, or a change of unit
 * :mod:`~lrp.engine.handlers.activations`, :mod:`~lrp.engine.handlers.softmax` - elementwise functions; softmax
 * :mod:`~lrp.engine.handlers.shape` - functions that only move values about
-* :mod:`~lrp.engine.handlers.shares` - the backward that hands each input its share as it is
+* :mod:`~lrp.engine.handlers.shares` - relevance that passes as it is, to one input or in shares
 
 A new function is a name in the ``TABLE`` of the file whose idea it shares, which finds all its spellings. A new
 handler has one of three ends: ``streams.follow`` where the function's gradient is its relevance,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...rules import Family, Gradient, Rule
+from ...rules import Family, Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
 from ..calls import Key, as_function, distinct, named, tensors_in
 from ..facts import LiveCall
@@ -44,6 +44,11 @@ class TermsRelevance:
     signed: bool
     into: bool
     kind: type[Fixed]
+
+    @property
+    def is_multiplicative(self) -> bool:
+        """Whether each result has the value of its input as a factor."""
+        return self.rule.has_gradient_form
 
     def __call__(self, R: Tensor, z: Tensor, *tensors: Tensor) -> tuple[Tensor | None, ...]:
         n, dtype = len(self.weights), computing_dtype(R)
@@ -79,13 +84,15 @@ class RootRelevance:
 
     function: Callable[[Tensor], Tensor]
     degree: int
-    epsilon: float
+    rule: Rule
+    is_multiplicative: ClassVar = True
 
     def __call__(self, R: Tensor, x: Tensor) -> Tensor:
         dtype = computing_dtype(R)
         value = x.to(dtype)
         z, pull, *_ = torch.func.vjp(self.function, value)
-        relevance: Tensor = value * pull(divide(R.to(dtype), self.degree * z, self.epsilon))[0]
+        share = self.rule if isinstance(self.rule, Proportional) else Proportional()
+        relevance: Tensor = value * pull(divide(R.to(dtype), self.degree * z, share.stabiliser(z)))[0]
         return relevance.to(x.dtype)
 
 
@@ -122,7 +129,7 @@ def add_up(
     keeps_sign = keeps_sign and weights is not Weights.SIGNED and factor >= 0
     facts = {"nonnegative": keeps_sign and all(map(known.is_nonnegative, terms))}
     _, rule = streams.rule(family, call, live[0])
-    if isinstance(rule, Gradient):
+    if streams.forms.adds_up(rule, call):
         return streams.follow(call, **facts)
     if not weights.suit(rule):
         return NotImplemented
@@ -229,7 +236,7 @@ def variance_and_mean(streams: Streams, call: LiveCall) -> Any:
         return NotImplemented if streams.differentiable else streams.follow(call)
     spread, mean = streams.evaluate(call)
     both, value = as_function(replace(call, function=torch.var_mean), call.live), streams.value(x)
-    backward = RootRelevance(lambda t: both(t)[0], 2, getattr(rule, "epsilon", 1e-6))
+    backward = RootRelevance(lambda t: both(t)[0], 2, rule)
     f = Fixed(input_shape=tuple(x.shape), function=lambda t: both(t)[1])
     values = value, x.new_ones(()), None
     nonnegative = call.facts_of(x).nonnegative
@@ -245,7 +252,7 @@ def _root(streams: Streams, call: LiveCall, z: Tensor, function: Callable[[Tenso
     _, rule = streams.rule("pool", call, x)
     if isinstance(rule, Gradient):
         return streams.gradient(call, nonnegative=True)
-    backward = RootRelevance(function, degree, getattr(rule, "epsilon", 1e-6))
+    backward = RootRelevance(function, degree, rule)
     return streams.relay(call, z, [x], backward, [streams.value(x)], nonnegative=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -14,17 +13,7 @@ from ...maps.weights import Make
 from ...rules import Gradient, Rule
 from ..facts import LiveCall
 from ..streams import Streams
-from .shares import Shares
-
-
-@dataclass(frozen=True)
-class ScaledGradient:
-    """The backward of a product with a constant, where a rule takes its gradient."""
-
-    scale: Tensor | float
-
-    def __call__(self, R: Tensor) -> Tensor:
-        return R * self.scale
+from .shares import ScaledGradient, Shares
 
 
 def affine(
@@ -80,6 +69,8 @@ def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shi
     )
     if (scales is None) != (scale is None) or (shifts is None) != (shift is None):
         return NotImplemented
+    if streams.forms.is_gradient(call) and layer.rule.is_gradient and not layer.rule.damps:
+        return streams.follow(call, layer=layer, **facts)
     z = streams.evaluate(call)
     if isinstance(layer.rule, Gradient):
         return streams.relay(call, z, [x], ScaledGradient(1.0 if scale is None else scale), layer=layer, **facts)

@@ -62,6 +62,8 @@ def _layer(streams: Streams, call: LiveCall, found: LinearCall, parameters: Sequ
     family, f, x, w, b = found
     f = replace(f, signed=not call.facts_of(x).nonnegative)
     name, rule = streams.rule(family, call, x, parameters)
+    if streams.forms.follows(rule) and x.dim() == len(f.input_shape):
+        return streams.follow_layer(call, f, rule)
     values = streams.value(x), streams.value(w), None if b is None else streams.value(b)
     z = streams.evaluate(call)
     return streams.relay_layer(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...maps import Centred, Elementwise, LinearMap
-from ...rules import Gradient
+from ...rules import Gradient, Proportional
 from ..calls import Key, named
 from ..calls.norms import (
     batch_norm_arguments,
@@ -38,17 +38,34 @@ def batch_norm(streams: Streams, call: LiveCall) -> Any:
         return NotImplemented
     if training or mean is None or var is None:
         return streams.follow_unsupported(call, "batch_norm in training mode")
+    layer = call.facts_of(x).layer
+    if layer is not None and layer.form == "damped" and not layer.rule.damps and layer.has_channels(x):
+        return _spared(streams.follow(call, layer=layer))
     scale, shift = _affine(mean, var, *(_value(streams, t) for t in (weight, bias)), eps=eps)
     channels = _channels(x)
     scale, shift = scale.view(channels), shift.view(channels)
     merged = merge(streams, call, x, scale, shift)
     if merged is not NotImplemented:
-        return merged
+        return _spared(merged)
     if call.facts_of(x).data:
         _, rule = streams.rule("norm", call, x, (weight, bias, mean))
         return change_of_unit(streams, call, x, rule)
     f = Elementwise(input_shape=tuple(x.shape))
     return _relay(streams, call, x, f, (scale, shift), (weight, bias, mean))
+
+
+def _spared(z: Tensor) -> Tensor:
+    """What a batch norm returns, spared an error of torch's own gradient on a CPU.
+
+    It is wrong, as of torch 2.14, where the gradient that comes lies otherwise in memory than the input.
+    """
+    if z.device.type == "cpu" and z.grad_fn is not None and not hasattr(z.grad_fn, "redistribute"):
+        z.grad_fn.register_prehook(_contiguous)
+    return z
+
+
+def _contiguous(gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    return tuple(g if g is None else g.contiguous() for g in gradients)
 
 
 def batch_norm_of_torch(streams: Streams, call: LiveCall) -> Any:
@@ -122,6 +139,8 @@ def _relay(
     name, rule = streams.rule("norm", call, x, parameters)
     if isinstance(rule, Gradient):
         return streams.gradient(call)
+    if streams.forms.is_gradient(call) and streams.forms.adds_up(rule, call):
+        rule = Proportional(epsilon=0)  # nothing is divided
     z = streams.evaluate(call)
     return streams.relay_layer(call, f, rule, name, (streams.value(x), *values), x, z, has_parameters=True)
 

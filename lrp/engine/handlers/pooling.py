@@ -16,6 +16,7 @@ from ...rules import AlphaBeta, Gamma, Gradient, Rule, ZBox, ZPlus
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
+from .shares import given
 
 
 class Weights(Enum):
@@ -52,7 +53,7 @@ def fixed(streams: Streams, call: LiveCall, weights: Weights = Weights.SIGNED) -
     (x,) = call.live
     _, rule = streams.rule("pool", call, x)
     facts = {"nonnegative": weights is not Weights.SIGNED and call.facts_of(x).nonnegative}
-    if isinstance(rule, Gradient):
+    if streams.forms.adds_up(rule, call):
         return streams.follow(call, **facts)
     if not weights.suit(rule):
         return NotImplemented
@@ -66,11 +67,11 @@ def fixed(streams: Streams, call: LiveCall, weights: Weights = Weights.SIGNED) -
 
 def _relay(
     streams: Streams, call: LiveCall, x: Tensor, function: Callable[[Tensor], Tensor], rule: Rule, z: Tensor,
-    **settings: Any,
+    **facts: Any,
 ) -> Tensor:  # fmt: skip
     f = Fixed(input_shape=tuple(x.shape), function=function)
     values, padding = (streams.value(x), x.new_ones(()), None), call.facts_of(x).padding
-    return streams.relay_layer(call, f, rule, None, values, x, z, padding=padding, **settings)
+    return streams.relay_layer(call, f, rule, None, values, x, z, padding=padding, **facts)
 
 
 def maximum(streams: Streams, call: LiveCall) -> Any:
@@ -100,8 +101,8 @@ def _as_average(
     """A maximum, with its indices or without, which shares as an average does."""
     z = streams.evaluate(call)
     values, *indices = (z,) if isinstance(z, Tensor) else z
-    nonnegative, total = call.facts_of(x).nonnegative, averaged(streams.value(x))
-    y = _relay(streams, call, x, averaged, rule, values, total=total, nonnegative=nonnegative)
+    average = _relay(streams, call, x, averaged, rule, averaged(streams.value(x)))
+    y = given(streams, call, average, values, nonnegative=call.facts_of(x).nonnegative)
     if isinstance(z, torch.return_types.max):
         return torch.return_types.max((y, *indices))
     return (y, *indices) if indices else y

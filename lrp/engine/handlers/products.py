@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -12,11 +13,11 @@ from torch import Tensor
 from ...maps.arithmetic import identity
 from ...maps.weights import Make
 from ...rules import Gradient, Rule
-from ..calls import Key, named
+from ..calls import Key, named, substitute
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
-from .shares import passed_on
+from .shares import ByGate, ScaledGradient, passed_on, unchanged
 
 
 def product(streams: Streams, call: LiveCall) -> Any:
@@ -36,8 +37,8 @@ def quotient(streams: Streams, call: LiveCall) -> Any:
     if is_rounded:
         return NotImplemented
     nonnegative = streams.known.is_nonnegative(a) and streams.known.is_nonnegative(b)
-    if not any(a is t for t in call.live):
-        return hand_on(streams, call, [b], nonnegative=nonnegative, gate=True)
+    if a is b or not any(a is t for t in call.live):
+        return passed(streams, call, b, 0.0, nonnegative=nonnegative, gate=True)
     if len(call.live) > 1:
         return hand_on(streams, call, [a], nonnegative=nonnegative)
     top = _top(call.facts_of(a).top, 1 / b) if isinstance(b, (int, float)) and b else inf
@@ -46,12 +47,12 @@ def quotient(streams: Streams, call: LiveCall) -> Any:
 
 def divided_by(streams: Streams, call: LiveCall) -> Any:
     """``b.__rdiv__(a)``, which is ``a / b`` for a number ``a``."""
-    return hand_on(streams, call, call.live, gate=True)
+    return passed(streams, call, call.live[0], 0.0, gate=True)
 
 
 def normalized(streams: Streams, call: LiveCall) -> Any:
     """``torch.nn.functional.normalize``: the norm that divides is a constant."""
-    return hand_on(streams, call, call.live, nonnegative=call.facts[0].nonnegative)
+    return passed(streams, call, call.live[0], 0.0, nonnegative=call.facts[0].nonnegative)
 
 
 def negative(streams: Streams, call: LiveCall) -> Any:
@@ -72,8 +73,9 @@ def dropout(streams: Streams, call: LiveCall) -> Any:
     p, training = _dropout(*call.args, **call.kwargs)
     if not training or p == 0:
         return streams.follow(call, is_identity=True)
-    is_shifted = "alpha" in call.name
-    return hand_on(streams, call, [x], nonnegative=not is_shifted and call.facts_of(x).nonnegative)
+    if "alpha" in call.name:  # which adds a constant, too
+        return streams.lacks_form(call) if streams.forms.is_gradient(call) else hand_on(streams, call, [x])
+    return hand_on(streams, call, [x], nonnegative=call.facts_of(x).nonnegative)
 
 
 def hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], **facts: Any) -> Any:
@@ -82,10 +84,41 @@ def hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], **fac
     return _hand_on(streams, call, receivers, rule, **facts)
 
 
+def passed(streams: Streams, call: LiveCall, x: Tensor, limit: float | None = None, **facts: Any) -> Any:
+    """A function of ``x`` that is no product, and passes relevance unchanged all the same; ``limit`` as elsewhere."""
+    _, rule = streams.rule("product", call, x)
+    if isinstance(rule, Gradient):
+        return streams.gradient(call, **facts)
+    return unchanged(streams, call, x, limit, **facts)
+
+
 def _hand_on(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], rule: Rule, **facts: Any) -> Any:
+    if streams.forms.is_gradient(call):
+        return _weigh(streams, call, receivers, **facts)
     if isinstance(rule, Gradient):
         return streams.gradient(call, **facts)
     return streams.relay(call, streams.evaluate(call), *passed_on(call, receivers), **facts)
+
+
+def _weigh(streams: Streams, call: LiveCall, receivers: Sequence[Tensor], **facts: Any) -> Any:
+    """In gradient form: the plain gradient in equal parts to these, where the other factors are constants."""
+    if call.target is not None and any(t is call.target for t in call.live) and call.target is not receivers[0]:
+        gate, z = streams.value_before(call, call.target), streams.evaluate(call)
+        return streams.relay(call, z, [call.target, *receivers], ByGate(receivers[0].shape), [gate], **facts)
+
+    def before(t: Tensor) -> Tensor:
+        return t if t is call.target else streams.value_before(call, t)
+
+    args, kwargs = (
+        substitute(part, lambda t: t if any(t is receiver for receiver in receivers) else before(t))
+        for part in (call.args, call.kwargs)
+    )
+    known = [call.facts_of(t) for t in receivers]
+    z = streams.follow(replace(call, args=args, kwargs=kwargs, live=receivers, facts=known), **facts)
+    if len(receivers) == 1:
+        return z
+    halved = replace(call, live=[z], facts=[streams.facts(z)])
+    return streams.relay(halved, z.detach(), [z], ScaledGradient(1 / len(receivers)), **facts)
 
 
 def _top(top: float, scale: Any) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,11 +12,19 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from ...rules import Gradient
+from ..backward.gradient_form import Unchanged
 from ..backward.propagation import computing_dtype
 from ..calls import Key, named, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .shares import Shares
+
+# The names in the autograd graph of what moves values about or picks some, and of a log.
+_MOVES = re.compile(
+    "(Alias|Amax|Amin|AsStrided|Cat|Clone|ConstantPadNd|CopyBackwards|CopySlices|Expand|Flip|Gather|Index|IndexSelect|"
+    "Log|Max|Min|Narrow|Permute|Repeat|ReshapeAlias|Roll|Select|Slice|Sort|Split|SplitWithSizes|Squeeze|Stack|T|ToCopy|"
+    "Topk|Transpose|Unbind|Unfold|UnsafeView|Unsqueeze|View)(Backward(AutogradNestedTensor)?\\d*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ def softmax(streams: Streams, call: LiveCall, sign: float = 1.0) -> Any:
     if dim is None:
         return NotImplemented
     _, rule = streams.rule("product", call, x)
-    if isinstance(rule, Gradient):
+    if isinstance(rule, Gradient) or streams.forms.is_gradient(call):
         return streams.gradient(call, nonnegative=True, gate=True)
     z = streams.evaluate(call)
     saved = [streams.value(x), z]
@@ -63,18 +73,24 @@ def is_head(output: Any, has_layers: bool) -> bool:
     """Whether all that a model gives is a softmax of its layers or the log of one, perhaps moved about."""
     ends = [t.grad_fn for t in tensors_in(output) if t.grad_fn is not None]
     is_log = any(isinstance(getattr(node, "redistribute", None), LogSoftmaxRelevance) for node in ends)
-    return bool(ends) and (has_layers or is_log) and all(map(_is_softmax, ends))
+    return bool(ends) and (has_layers or is_log) and _are_softmaxes(ends)
 
 
-def _is_softmax(node: Node) -> bool:
-    """Whether this node of the autograd graph is a softmax, or what only moves the values of one."""
-    backward = getattr(node, "redistribute", None)
-    if isinstance(backward, (SoftmaxRelevance, LogSoftmaxRelevance)) or "SoftmaxBackward" in node.name():
-        return True
-    if backward is not None and not (isinstance(backward, Shares) and 1.0 in backward.shares):
-        return False
-    before = [n for n, _ in node.next_functions if n is not None]
-    return bool(before) and all(map(_is_softmax, before))
+def _are_softmaxes(nodes: Sequence[Node]) -> bool:
+    """Whether these nodes of the autograd graph are softmaxes, or what only moves the values of such."""
+    ahead, seen = [*nodes], set(nodes)
+    while ahead:
+        node = ahead.pop()
+        backward = getattr(node, "redistribute", None)
+        if isinstance(backward, (SoftmaxRelevance, LogSoftmaxRelevance)) or "SoftmaxBackward" in node.name():
+            continue
+        is_passed = isinstance(backward, Unchanged) or (isinstance(backward, Shares) and 1.0 in backward.shares)
+        before = [n for n, _ in node.next_functions if n is not None]
+        if not before or not (is_passed or _MOVES.fullmatch(node.name())):
+            return False
+        ahead += [n for n in before if n not in seen]
+        seen.update(before)
+    return True
 
 
 def _arguments(input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> tuple[Any, ...]:

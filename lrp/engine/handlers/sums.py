@@ -12,15 +12,16 @@ from torch import Tensor
 
 from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...rules import Gradient, Proportional, Rule
+from ...rules import Proportional, Rule
 from ..backward.propagation import computing_dtype
 from ..calls import Key, named, plain_name, substitute, tensors_in
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
 from .linear import linear
-from .products import hand_on, product, quotient
+from .products import passed, product, quotient
 from .shape import copies, moves, overwrites
+from .shares import WeightedSum
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class SumRelevance:
     rule: Rule
     live: tuple[bool, bool]
 
+    @property
+    def is_multiplicative(self) -> bool:
+        """Whether each term's share has its value as a factor."""
+        return self.rule.has_gradient_form
+
     def __call__(self, R: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         dtype = computing_dtype(R)
         of_a, of_b = self._shares(a.to(dtype), b.to(dtype), R.to(dtype))
@@ -48,7 +54,7 @@ class SumRelevance:
         p_a, q_b = self.p * a, self.q * b
         z = p_a + q_b
         if isinstance(self.rule, Proportional) and self.rule.is_plain():
-            s = divide(R, z, self.rule.epsilon)
+            s = divide(R, z, self.rule.stabiliser(z))
             return p_a * s, q_b * s
         x = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
         live, w = x.new_tensor(self.live), x.new_tensor((self.p, self.q))
@@ -83,15 +89,18 @@ def _total(
         found = affine(streams, call, x, rule, scale, shift, of_shift=partial(torch.mul, times), **facts)
         if found is not NotImplemented:
             return found
-    if isinstance(rule, Gradient) and not is_of_made:
+    is_gradient = streams.forms.adds_up(rule, call)
+    if is_gradient and not is_of_made:
         return streams.follow(call, **facts)
     if _is_of_layer(call, a, p) or _is_of_layer(call, b, q):
         return _sum_of(streams, call, _scaled(streams, a, p), _scaled(streams, b, q))
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
-        return hand_on(streams, call, call.live, **facts)
+        return passed(streams, call, call.live[0], **facts)
     a, b = (t if isinstance(t, Tensor) else call.live[0].new_tensor(t) for t in (a, b))
     saved = [streams.value_before(call, t) for t in (a, b)]
     carriers = [streams.carrier(t) for t in (a, b)]
+    if is_gradient and streams.forms.is_gradient(call):
+        return streams.relay(call, streams.evaluate(call), carriers, WeightedSum([a.shape, b.shape], (p, q)), **facts)
     backward = SumRelevance(p, q, rule, (streams.is_live(a), streams.is_live(b)))
     return streams.relay(call, streams.evaluate(call), carriers, backward, saved, **facts)
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .backward.kept import unhooked
-from .calls import Call, substitute
+from ..calls import Call, substitute
+from .kept import unhooked
 
 _MOVED = torch.empty(0, device="meta")  # stands for what is rearranged, which need not be held
 
@@ -44,9 +44,9 @@ class Neurons(NamedTuple):
         """
         if c.numel() == 1:
             return c.reshape(1).expand(self.number)
-        c = c[(None,) * (len(self.shape) - c.dim())]
-        if c.numel() == self.number and self._is_one_dimension(c):
+        if c.numel() == self.number and self._is_one_dimension(c.shape):
             return c.reshape(-1)
+        c = c[(None,) * (len(self.shape) - c.dim())]
         strides = self.strides
         if strides is None or any(stride == 0 and size > 1 for stride, size in zip(strides, c.shape, strict=True)):
             return None
@@ -63,10 +63,12 @@ class Neurons(NamedTuple):
         )
         return c.new_full((self.number,), otherwise).index_copy(0, places, values)
 
-    def _is_one_dimension(self, c: Tensor) -> bool:
-        """Whether the constant varies along that dimension alone which counts all neurons, one by one."""
-        dim = next((dim for dim, size in enumerate(c.shape) if size > 1), 0)
-        return self.strides is not None and c.shape[dim] == self.number == self.shape[dim] and self.strides[dim] == 1
+    def _is_one_dimension(self, shape: torch.Size) -> bool:
+        """Whether a constant of this shape varies along that dimension alone which counts all neurons, one by one."""
+        if self.strides is None or self.number not in shape:
+            return False
+        dim = shape.index(self.number) - len(shape)
+        return self.shape[dim] == self.number and self.strides[dim] == 1
 
 
 class Moves(NamedTuple):
