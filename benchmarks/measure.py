@@ -39,4 +39,4 @@ def report(unit: str, values: Mapping[str, float], base: str) -> None:
     """A table of values and of their ratios to the base."""
     print(f"\n{'':34}{unit:>10}{'ratio':>8}")
     for name, value in values.items():
-        print(f"{name:34}{value:10.2f}{value / values[base]:8.2f}")
+        print(f"{name:42}{value:10.2f}{value / values[base]:8.2f}")

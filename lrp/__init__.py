@@ -1,6 +1,7 @@
 """lrp: explain PyTorch networks by layer-wise relevance propagation."""
 
 from . import composites, functional, patterns, plot, rules, trace, weights
+from .compiling import compile  # noqa: A004 - as torch.compile
 from .composites import Composite
 from .conversion import convert, convert_vgg
 from .engine import RelevanceWarning
@@ -54,6 +55,7 @@ __all__ = [
     "RelevanceWarning",
     "Rule",
     "Sequential",
+    "compile",
     "composites",
     "convert",
     "convert_vgg",

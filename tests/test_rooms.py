@@ -17,7 +17,7 @@ ORDER = [
     {"rules"},
     {"engine"},
     {"composites"},
-    {"functional", "twins", "layers", "sequential", "conversion"},
+    {"functional", "twins", "layers", "sequential", "conversion", "compiling"},
     {"patterns", "trace", "weights"},
     {"plot"},
     {"lrp"},
