@@ -59,6 +59,7 @@ def test_or_equal_where_totals_are_looked_at(rule: object, form: str) -> None:
     torch.testing.assert_close(compiled, uncompiled(model, x, rule, form=form), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.filterwarnings("default")  # torch's own
 @pytest.mark.parametrize("form", FORMS)
 def test_inductor(form: str) -> None:
     model = randomize(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)))

@@ -30,5 +30,7 @@ def test_networks_run_unchanged(name: str) -> None:
     assert torch.equal(y, expected)
     (relevance,) = torch.autograd.grad(y[0, 0], x, y[0, 0].detach())
     assert relevance.isfinite().all()
+    again = lrp.convert(model)(x, explain=True, rule=lrp.rules.Epsilon(0.0), strict=True, form="gradient")
+    assert error(torch.autograd.grad(again[0, 0], x, again[0, 0].detach())[0], relevance) < 1e-6
     if name in PIECEWISE_LINEAR:
         assert error(relevance, x.detach() * torch.autograd.grad(expected[0, 0], x)[0]) < 1e-6

@@ -18,6 +18,14 @@ CLASSIFIERS = """
     efficientnet_v2_s regnet_x_400mf regnet_y_400mf convnext_tiny
 """.split()
 SEGMENTERS = "fcn_resnet50 deeplabv3_mobilenet_v3_large deeplabv3_resnet50 lraspp_mobilenet_v3_large".split()
+BOTH_FORMS = (
+    lrp.rules.Epsilon(0.0),
+    lrp.composites.EpsilonPlus(0.0, 0.0),
+    lrp.composites.EpsilonPlusFlat(0.0, 0.0),
+    lrp.composites.EpsilonAlpha2Beta1(0.0, 0.0),
+    lrp.composites.EpsilonAlpha2Beta1Flat(0.0, 0.0),
+    lrp.composites.EpsilonGammaBox(-6.0, 6.0, epsilon=0.0, stabilizer=0.0),
+)
 NETWORKS = [*CLASSIFIERS, *SEGMENTERS, "unet"]
 
 
@@ -67,6 +75,18 @@ def test_the_map_is_exact(name: str) -> None:
     reference = score(detached(model)(x))
     assert torch.allclose(reference, y)
     assert error(actual, x.detach() * torch.autograd.grad(reference, x)[0]) < 1e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_forms_have_one_map(name: str) -> None:
+    """For every composite that has both, where stabilisers are zero."""
+    model, x = lrp.convert(build(name)), image(name)
+    for rule in BOTH_FORMS:
+        maps = []
+        for form in ("relevance", "gradient"):
+            y = score(model(x, explain=True, rule=rule, form=form, strict=True))
+            maps += torch.autograd.grad(y, x, y.detach())
+        assert error(maps[1], maps[0]) < 1e-9, rule
 
 
 @pytest.mark.parametrize("name", NETWORKS)
