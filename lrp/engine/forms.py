@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any, Literal
 
 from torch import Tensor
@@ -104,7 +105,7 @@ class Forms:
         lifted = {id(t): self.border(t, facts) for t, facts in zip(call.live, call.facts, strict=True) if facts.data}
         args, kwargs = (substitute(part, lambda t: lifted.get(id(t), t)) for part in (call.args, call.kwargs))
         live = [lifted.get(id(t), t) for t in call.live]
-        facts = [replace(facts, data=False) for facts in call.facts]
+        facts = [_above_border(facts) if facts.data else facts for facts in call.facts]
         return replace(call, args=args, kwargs=kwargs, live=live, facts=facts)
 
     def border(self, t: Tensor, facts: Facts) -> Tensor:
@@ -112,7 +113,7 @@ class Forms:
         kept = self._borders.get(t)
         if kept is None or kept[:2] != (t._version, self.place):
             kept = self._borders[t] = t._version, self.place, self._convert(t, Border())
-            self._note(kept[2], replace(facts, data=False))
+            self._note(kept[2], _above_border(facts))
         return kept[2]
 
     def started(self, y: Tensor, facts: Facts) -> Tensor:
@@ -120,3 +121,8 @@ class Forms:
         if self.asked == "relevance" or facts.data:
             return y
         return self._convert(y, Start(threading.get_ident(), self.is_recorded))
+
+
+def _above_border(facts: Facts) -> Facts:
+    """What is known of data that are carried as what is none: within whatever bounds they are, they weigh nothing."""
+    return replace(facts, data=False, top=inf)

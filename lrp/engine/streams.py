@@ -112,10 +112,12 @@ class Streams:
         call.run(lambda t: fresh if t is call.target else self.value(t))
         return fresh
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> LiveCall:
-        """A call of the handler's own."""
+    def call(
+        self, function: Callable[..., Any], *args: Any, overwritten: Tensor | None = None, **kwargs: Any
+    ) -> LiveCall:
+        """A call of the handler's own, which overwrites this tensor."""
         live = [t for t in tensors_of(args, kwargs) if self.is_live(t)]
-        return self.forms.levelled(LiveCall(function, args, kwargs, live, [self.facts(t) for t in live]))
+        return self.forms.levelled(LiveCall(function, args, kwargs, live, [self.facts(t) for t in live], overwritten))
 
     def rule(
         self, family: Family, call: LiveCall, x: Tensor, parameters: Sequence[Tensor | None] = ()

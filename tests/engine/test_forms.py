@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from generators import KNOWN_TO_FAIL
-from generators.checks import distance, explained, largest
+from generators.checks import Expectation, distance, explained, largest
 from generators.drawing import KINDS, random_network
 from networks import UNet, convolutional, error, gradient_times_input, images, plain, randomize, relevance
 from oracles.cases import CASES
@@ -48,7 +48,7 @@ RULES = {
     "absorb": AlphaBeta(2, 1, bias="absorb"),
     "conserve": AlphaBeta(2, 1, conserve=True),
 }
-FIRST = {"flat": Flat(), "wsquare": WSquare(), "zbox": ZBox(-5.0, 5.0)}
+FIRST = {"gradient": Gradient(), "flat": Flat(), "wsquare": WSquare(), "zbox": ZBox(-5.0, 5.0)}
 COMPOSITES = {
     **{name: lrp.Composite(EXACT, default=rule) for name, rule in RULES.items()},
     **{f"{name} first": lrp.Composite({"first": rule, **EXACT}, default=ZPlus()) for name, rule in FIRST.items()},
@@ -123,10 +123,10 @@ def test_epsilon_to_zero_is_the_detached_network() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_networks_have_one_map_in_both_forms(kind: str) -> None:
     found: Counter[str] = Counter()
-    for number in range(40):
+    for number in range(100):
         case, program = random_network(kind, number, KNOWN_TO_FAIL)
         found[_compared(case, program)] += 1
-    assert found["right"] >= 15, found
+    assert found["right"] >= 40, found
 
 
 def _compared(case: str, program: object) -> str:
@@ -146,8 +146,7 @@ def _compared(case: str, program: object) -> str:
         return "refused"
     assert not isinstance(actual, str), f"{actual}\n{program}"
     off = distance(actual, expected)
-    moved = [(x * (1 + 1e-14 * torch.cos(100 * x))).detach() for x in inputs]
-    if off >= 1e-9 and distance(explained(model, moved, rule), expected) > 2e-12:
+    if off >= 1e-9 and Expectation(program, case).maps is None:
         return "unstable"
     assert off < 1e-9, f"{case}: {off}\n{program}"
     return "right"
@@ -269,6 +268,7 @@ FUNCTIONS = {
     "group norm": lambda h: F.group_norm(h, 2),
     "max": lambda h: torch.maximum(h, h.flip(-1)),
     "sum": lambda h: torch.add(h, h.flip(-1), alpha=-0.5),
+    "a term that counts negative": lambda h: h - (-1.0) * h,
     "lerp": lambda h: torch.lerp(h, h.flip(-1), 0.3),
     "cumsum": lambda h: h.cumsum(-1),
     "index_add": lambda h: h.index_add(1, torch.tensor([0, 0, 3]), h[:, :3]),
@@ -281,7 +281,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("rule", ["epsilon 0", "epsilon"])
+@pytest.mark.parametrize("rule", ["epsilon 0", "epsilon", "zplus"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name: str, rule: str) -> None:
     expected, actual = between(FUNCTIONS[name], rule)
@@ -354,6 +354,7 @@ class Beside(nn.Module):
         h = F.relu(self.a(x))
         h = self.b(torch.cat([h, x], -1)) + x
         h[:, :2] = x[:, 2:]
+        h = torch.addmm(x, h, WEIGHT[:4, :4], beta=0.5) + torch.lerp(x, h, 0.3)
         return self.c(h * x)
 
 
@@ -361,6 +362,21 @@ class Beside(nn.Module):
 def test_data_beside_what_layers_have_made(name: str) -> None:
     x = torch.rand(3, 4, dtype=torch.float64).add(0.5).requires_grad_()
     expected, actual = both(lrp.convert(randomize(Beside())), x, COMPOSITES[name])
+    assert error(actual, expected) < 1e-9
+
+
+@pytest.mark.parametrize("clamp", [lambda x: x.clamp(0, 1), lambda x: F.relu6(x + 3), torch.sigmoid])
+def test_data_within_bounds_are_no_gate(clamp: object) -> None:
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(clamp(x) * self.a(x))
+
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    expected, actual = both(lrp.convert(randomize(Weighed())), x, COMPOSITES["epsilon 0"])
     assert error(actual, expected) < 1e-9
 
 
@@ -372,11 +388,13 @@ def test_what_layers_have_made_is_not_written_among_the_data() -> None:
         h[:, :2] = fc(x)[:, :2]
         return fc(h)
 
+    def sums_among(x: Tensor) -> Tensor:
+        return fc(x.clone().addmm_(fc(x), WEIGHT[:4, :4]))
+
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(
-        NotImplementedError, match=r"form='gradient': \[\] = writes what layers have made among the data"
-    ):
-        lrp.convert(among)(x, explain=True, form="gradient")
+    for function, name in ((among, r"\[\] ="), (sums_among, "addmm_")):
+        with pytest.raises(NotImplementedError, match=rf"{name} writes what layers have made among the data"):
+            lrp.convert(function)(x, explain=True, form="gradient")
 
 
 def test_a_model_without_layers_gives_what_it_is_given() -> None:

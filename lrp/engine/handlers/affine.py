@@ -69,10 +69,11 @@ def merge(streams: Streams, call: LiveCall, x: Tensor, scale: Tensor | None, shi
     )
     if (scales is None) != (scale is None) or (shifts is None) != (shift is None):
         return NotImplemented
-    if streams.forms.is_gradient(call) and layer.rule.is_gradient and not layer.rule.damps:
+    is_gradient = streams.forms.is_gradient(call)
+    if is_gradient and layer.rule.is_gradient and not layer.rule.damps:
         return streams.follow(call, layer=layer, **facts)
     z = streams.evaluate(call)
-    if isinstance(layer.rule, Gradient):
+    if isinstance(layer.rule, Gradient) and not is_gradient:
         return streams.relay(call, z, [x], ScaledGradient(1.0 if scale is None else scale), layer=layer, **facts)
     return streams.merge(call, x, scales, shifts, z, **facts)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...maps import Fixed
 from ...maps.arithmetic import divide
-from ...rules import Proportional, Rule
+from ...rules import Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
-from ..calls import Key, named, plain_name, substitute, tensors_in
+from ..calls import Key, named, plain_name, substitute
 from ..facts import LiveCall
 from ..streams import Handler, Streams
 from .affine import affine
@@ -90,9 +90,10 @@ def _total(
         if found is not NotImplemented:
             return found
     is_gradient = streams.forms.adds_up(rule, call)
-    if is_gradient and not is_of_made:
+    is_of_layer = _is_of_layer(call, a, p) or _is_of_layer(call, b, q)
+    if is_gradient and not is_of_made and (isinstance(rule, Gradient) or not is_of_layer):
         return streams.follow(call, **facts)
-    if _is_of_layer(call, a, p) or _is_of_layer(call, b, q):
+    if is_of_layer:
         return _sum_of(streams, call, _scaled(streams, a, p), _scaled(streams, b, q))
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
         return passed(streams, call, call.live[0], **facts)
@@ -166,8 +167,9 @@ def _is_of_layer(call: LiveCall, t: Any, factor: float) -> bool:
 
 def _sum_of(streams: Streams, call: LiveCall, a: Any, b: Any) -> Any:
     """What the call returns, as the sum of two tensors that other handlers have made."""
-    live = [t for t in tensors_in((a, b)) if streams.is_live(t)]
-    return _total(streams, replace(call, live=live, facts=[streams.facts(t) for t in live]), a, b, 1.0, 1.0, True)
+    terms = streams.call(torch.add, a, b)
+    a, b = terms.args
+    return _total(streams, replace(call, live=terms.live, facts=terms.facts), a, b, 1.0, 1.0, True)
 
 
 def _out_of_place(streams: Streams, call: LiveCall, handler: Handler) -> Any:
@@ -178,7 +180,7 @@ def _out_of_place(streams: Streams, call: LiveCall, handler: Handler) -> Any:
     result = handler(streams, streams.call(function, *args, **kwargs))
     if result is NotImplemented or target is None:
         return NotImplemented
-    return overwrites(streams, replace(streams.call(Tensor.copy_, target, result), target=target))
+    return overwrites(streams, streams.call(Tensor.copy_, target, result, overwritten=target))
 
 
 def _terms(input: Any, other: Any, alpha: Any = 1.0) -> tuple[Any, Any, Any]:
