@@ -89,19 +89,19 @@ def _total(
         found = affine(streams, call, x, rule, scale, shift, of_shift=partial(torch.mul, times), **facts)
         if found is not NotImplemented:
             return found
-    is_gradient = streams.forms.adds_up(rule, call)
+    takes_gradient = streams.forms.adds_up(rule, call)
     is_of_layer = _is_of_layer(call, a, p) or _is_of_layer(call, b, q)
-    if is_gradient and not is_of_made and (isinstance(rule, Gradient) or not is_of_layer):
+    if takes_gradient and not is_of_made and (isinstance(rule, Gradient) or not is_of_layer):
         return streams.follow(call, **facts)
     if is_of_layer:
         return _sum_of(streams, call, _scaled(streams, a, p), _scaled(streams, b, q))
     if len(call.live) == 1 and getattr(rule, "bias", "absorb") != "absorb":
         return passed(streams, call, call.live[0], **facts)
     a, b = (t if isinstance(t, Tensor) else call.live[0].new_tensor(t) for t in (a, b))
-    saved = [streams.value_before(call, t) for t in (a, b)]
     carriers = [streams.carrier(t) for t in (a, b)]
-    if is_gradient and streams.forms.is_gradient(call):
+    if takes_gradient and streams.forms.is_gradient(call):
         return streams.relay(call, streams.evaluate(call), carriers, WeightedSum([a.shape, b.shape], (p, q)), **facts)
+    saved = [streams.value_before(call, t) for t in (a, b)]
     backward = SumRelevance(p, q, rule, (streams.is_live(a), streams.is_live(b)))
     return streams.relay(call, streams.evaluate(call), carriers, backward, saved, **facts)
 
