@@ -43,6 +43,7 @@ class Assignment:
         self._calls: Counter[str] = Counter()
         self._order: dict[tuple[Any, ...], tuple[int, str]] = {}
         self._taken: set[str] = set()
+        self._checked: dict[tuple[int, torch.dtype], Rule] = {}
         self._companions: dict[Family, Rule] = {}
         self._kept: list[Tensor] = []  # so that no other tensor gets the identity of one of them
 
@@ -73,7 +74,7 @@ class Assignment:
         """
         place = self.place(family, function, parameters, first)
         rule = self._rule_of(place)
-        rule.check_dtype(dtype, str(place))
+        self._check_dtype(rule, dtype, place)
         weight = parameters[0] if parameters else None
         if place.is_linear() and weight is not None:
             layer = self.index(place, weight)
@@ -83,6 +84,12 @@ class Assignment:
             rule = rule.companion(family)
         self.chosen.append((place, rule))
         return str(place), rule
+
+    def _check_dtype(self, rule: Rule, dtype: torch.dtype, place: Place) -> None:
+        """Raise where a number of the rule has no meaning in this dtype: once for each rule."""
+        if (id(rule), dtype) not in self._checked:
+            rule.check_dtype(dtype, str(place))
+            self._checked[id(rule), dtype] = rule
 
     def _rule_of(self, place: Place) -> Rule:
         """The rule of a place: of a model that has one rule for all, its companion, each made once."""

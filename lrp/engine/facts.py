@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from ..maps import LinearMap
 from ..maps.padding import Widths
+from ..maps.records import changed
 from ..maps.storage import Box, covers, layout, place_of
 from ..rules import Rule
 from .backward.gradient_form import Form
@@ -193,7 +194,7 @@ def written(t: Tensor, before: Facts | None, part: Tensor, facts: Facts) -> Fact
         facts: what is known of the view now.
     """
     if covers(part, t):
-        return replace(facts, value=None, parts=(), layer=facts.layer if layout(part) == layout(t) else None)
+        return changed(facts, value=None, parts=(), layer=facts.layer if layout(part) == layout(t) else None)
     whole, box = Box.of(t, t), Box.of(part, t)
     now = Part(box, part.dtype == t.dtype and box.numel == part.numel(), Facts(**inherited([facts])))
     earlier = () if before is None else before.parts

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from typing import Any, Literal
 
 from torch import Tensor
 
+from ..maps.records import changed
 from ..rules import Family, Gradient, Pass, Rule
 from .backward.gradient_form import Border, Form, GradientForm, Start
 from .backward.recording import is_recording
 from .by_tensor import ByTensor
-from .calls import substitute
-from .facts import Facts, LiveCall
+from .calls import plain_name, substitute
+from .facts import Facts, Layer, LiveCall
 
 Asked = Literal["relevance", "gradient"]
 
@@ -78,6 +78,12 @@ class Forms:
         """Whether a linear map with this rule need not be seen in backward: it hands on its plain gradient."""
         return self.asked == "gradient" and not self.is_recorded and rule.has_gradient_form and rule.is_gradient
 
+    def rectifies(self, function: Callable[..., Any], target: Tensor, layer: Layer) -> bool:
+        """Whether this function overwrites the output of a layer only where nothing comes back to it."""
+        if self.asked == "relevance" or plain_name(function).strip("_") != "relu":
+            return False
+        return layer.rule.is_local and layer.ledger.is_alone and not target._backward_hooks
+
     def of_layer(self, call: LiveCall, rule: Rule, is_data: bool) -> Form:
         """What a linear map takes and gives; ``is_data`` where its output still is data."""
         if self.asked == "relevance" or is_data:
@@ -106,7 +112,7 @@ class Forms:
         args, kwargs = (substitute(part, lambda t: lifted.get(id(t), t)) for part in (call.args, call.kwargs))
         live = [lifted.get(id(t), t) for t in call.live]
         facts = [_above_border(facts) if facts.data else facts for facts in call.facts]
-        return replace(call, args=args, kwargs=kwargs, live=live, facts=facts)
+        return changed(call, args=args, kwargs=kwargs, live=live, facts=facts)
 
     def border(self, t: Tensor, facts: Facts) -> Tensor:
         """The data ``t``, whose relevance comes in gradient form."""
@@ -125,4 +131,4 @@ class Forms:
 
 def _above_border(facts: Facts) -> Facts:
     """What is known of data that are carried as what is none: within whatever bounds they are, they weigh nothing."""
-    return replace(facts, data=False, top=inf)
+    return changed(facts, data=False, top=inf)

@@ -89,7 +89,7 @@ class Interception(TorchFunctionMode):
         live = [t for t in tensors if self.streams.is_live(t)]
         self._enter_checkpoint()
         written = [target] if target is not None else list(tensors_in(kwargs["out"])) if "out" in kwargs else []
-        rescued = [self.streams.rescue(t) for t in written]
+        rescued = [self.streams.rescue(t, func) for t in written]
         if not live or not torch.is_grad_enabled() or kwargs.get("out") is not None:
             return self._run_constant(Call(func, args, kwargs), live, written)
         facts = [self.streams.facts(t) for t in live]

@@ -64,11 +64,11 @@ class Relays:
         """Within this context, what autograd saves is kept, unless a checkpoint keeps nothing."""
         return self.keeper.saving(made, self.checkpoint is None)
 
-    def rescue(self, target: Tensor) -> Tensor | None:
+    def rescue(self, target: Tensor, spared: Kept | None = None) -> Tensor | None:
         """Keep what backward needs from a write to ``target``, as :meth:`Keeper.rescue` does."""
         if self.checkpoint is not None and not self.is_again:
             self.checkpoint.overwrites(target)
-        return self.keeper.rescue(target)
+        return self.keeper.rescue(target, spared)
 
     def again(self, checkpoint: Checkpoint) -> Relays:
         """Those of the recomputation of a checkpoint."""

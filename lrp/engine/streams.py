@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import replace
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -19,6 +18,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from ..maps import LinearMap
 from ..maps.padding import Widths
+from ..maps.records import changed
 from ..maps.storage import Box, layout, place_of
 from ..maps.weights import Memory
 from ..rules import Family, Rule
@@ -243,9 +243,9 @@ class Streams:
                 elif (is_rearranged or is_part) and of_source.layer is not None:
                     layer = self._keep(of_source.layer, source) if is_part else of_source.layer
                     nth = None if isinstance(outputs, Tensor) else number
-                    known = replace(known, layer=layer._replace(moves=layer.moves.then(call, source, nth, not is_part)))
+                    known = changed(known, layer=layer._replace(moves=layer.moves.then(call, source, nth, not is_part)))
             if call.target is None and output._base is not None and (of_base := self._of_base(output)) is not None:
-                known = replace(known, **inherited([of_base]))
+                known = changed(known, **inherited([of_base]))
             is_used |= known.layer is None or (call.target is not None and call.target._base is not None)
             self._note(output, value, known, call)
         if is_used:
@@ -300,14 +300,20 @@ class Streams:
         self._use_all(call)
         return self.follow_unsupported(call, f"{call.name} within torch.vmap")
 
-    def rescue(self, target: Tensor) -> Tensor | None:
-        """Keep what backward needs from a write to ``target``, as :meth:`Relays.rescue` does."""
+    def rescue(self, target: Tensor, function: Callable[..., Any] | None = None) -> Tensor | None:
+        """Keep what backward needs from a write to ``target``, as :meth:`Relays.rescue` does.
+
+        Args:
+            target: the tensor.
+            function: what is about to overwrite it.
+        """
         layer = self._layer_of(target)
         if layer is not None:
             layer.hold(target, self.relays.keeper)
         if target._base is not None:
             self.leave(target._base)
-        return self.relays.rescue(target)
+        is_spared = layer is not None and function is not None and self.forms.rectifies(function, target, layer)
+        return self.relays.rescue(target, layer.z if layer is not None and is_spared else None)
 
     def leave(self, t: Tensor) -> None:
         """Note that something which is not merged with it makes another tensor of ``t``."""
@@ -376,7 +382,7 @@ class Streams:
         part = None if call is None else assigned_part(call)
         if part is not None and t._base is None:
             facts = written(t, self.known.last(t), *part)
-        self.origins.note(t, replace(facts, value=value) if self.differentiable else facts)
+        self.origins.note(t, changed(facts, value=value) if self.differentiable else facts)
         if call is not None and call.target is not None:
             self.origins.wrote(call.target)
             self._note_base(call.target, facts, *(part or (call.target, facts)))

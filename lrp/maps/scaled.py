@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from .linear_maps import LinearMap
+from .records import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +49,4 @@ class Scaled(LinearMap):
     @property
     def _f(self) -> LinearMap:
         """The map, for as many samples as this is for."""
-        return replace(self.f, input_shape=self.input_shape, made=self.made)
+        return changed(self.f, input_shape=self.input_shape, made=self.made)

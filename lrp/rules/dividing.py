@@ -80,6 +80,10 @@ class Epsilon(Proportional):
     def is_plain(self) -> bool:
         return type(self) is Epsilon and self.exponent == 1
 
+    @property
+    def is_local(self) -> bool:
+        return not self.relative
+
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
     gradient_form, needs_input = Proportional.gradient_form, Proportional.needs_input
     is_gradient, damps = Proportional.is_gradient, Proportional.damps
@@ -135,7 +139,7 @@ class Gamma(Proportional):
         return f.signed or self.generalized
 
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
-    gradient_form = Proportional.gradient_form
+    gradient_form, is_local = Proportional.gradient_form, Proportional.is_local
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -196,7 +200,7 @@ class AlphaBeta(Proportional):
         return self.beta > 0 or self.conserve
 
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
-    gradient_form = Proportional.gradient_form
+    gradient_form, is_local = Proportional.gradient_form, Proportional.is_local
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -223,7 +227,7 @@ class ZPlus(Proportional):
         return False
 
     is_divisible, counts_zeros = Proportional.is_divisible, Proportional.counts_zeros
-    gradient_form = Proportional.gradient_form
+    gradient_form, is_local = Proportional.gradient_form, Proportional.is_local
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..maps import LinearMap
 from ..maps.arithmetic import add_, damp, divide, identity, sum_up
+from ..maps.records import changed
 from .numbers import check_number, range_error
 from .place import Family, Place
 from .totals import Parts, difference, total
@@ -23,6 +24,7 @@ Bias = Literal["absorb", "ignore", "distribute"]
 
 # A subclass that defines one of these shares relevance out in a way of its own.
 _SHARING = ("redistribute", "share", "pull", "total")
+_LOOKING = (*_SHARING, "gradient_form", "damp", "stabiliser", "counted")  # at the outputs
 _PROMISES = {"needs_output", "needs_input", "is_divisible", "counts_zeros", "gradient_form", "is_gradient", "damps"}
 
 
@@ -63,6 +65,8 @@ class Rule:
         if any(name in vars(cls) for name in _SHARING):  # what the parent promises of its own way may not be true
             for name in _PROMISES - vars(cls).keys():
                 setattr(cls, name, vars(Rule)[name])
+        if "is_local" not in vars(cls) and any(name in vars(cls) for name in _LOOKING):
+            cls.is_local = Rule.is_local  # type: ignore[method-assign]
 
     def gradient_form(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, g: Tensor) -> Tensor:
         """The same rule for an explanation in gradient form, which carries ``g``, relevance over value.
@@ -97,6 +101,15 @@ class Rule:
     def damp(self, g: Tensor, z: Tensor) -> Tensor:
         """What :meth:`gradient_form` is the plain gradient of, where it is one."""
         return g
+
+    @property
+    def is_local(self) -> bool:
+        """Whether :meth:`gradient_form` looks at an output ``z`` for the sake of its own ``g`` alone.
+
+        Where ``g`` is zero, it may then be shown another: what an activation has overwritten it with. Not inherited by
+        a class that has a gradient form of its own.
+        """
+        return False
 
     def needs_output(self, f: LinearMap) -> bool:
         """Whether the rule looks at ``z``, in any form. One that does not is given an empty tensor, to save memory.
@@ -268,7 +281,7 @@ class Proportional(Rule):
     def gradient_form(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, g: Tensor) -> Tensor:
         if self.is_gradient:
             return f.pullback(self.damp(g, z), w)
-        return self.redistribute(replace(f, bare=x), x, w, b, z, g * z)
+        return self.redistribute(changed(f, bare=x), x, w, b, z, g * z)
 
     @property
     def has_gradient_form(self) -> bool:
@@ -281,6 +294,10 @@ class Proportional(Rule):
     @property
     def damps(self) -> bool:
         return self.epsilon != 0
+
+    @property
+    def is_local(self) -> bool:
+        return True
 
     def damp(self, g: Tensor, z: Tensor) -> Tensor:
         return damp(g, z, self.stabiliser(z))

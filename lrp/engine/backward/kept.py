@@ -24,9 +24,10 @@ TELLS_HOOKS = hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
 class Kept:
     """A tensor that backward needs, and what has been made of a weight."""
 
+    __slots__ = ("__weakref__", "is_dropped", "made", "tensor", "version")
+
     def __init__(self, tensor: Tensor, made: Made | None = None) -> None:
-        self.made = made
-        self.hold(tensor)
+        self.tensor, self.version, self.is_dropped, self.made = tensor, tensor._version, False, made
 
     def hold(self, tensor: Tensor) -> None:
         """Keep this tensor from now on."""
@@ -68,8 +69,12 @@ class Keeper:
         self.rescue(t)
         self._lent.add(place_of(t))
 
-    def rescue(self, target: Tensor) -> Tensor | None:
+    def rescue(self, target: Tensor, spared: Kept | None = None) -> Tensor | None:
         """Copy what is kept in the memory of ``target``, which is about to be overwritten.
+
+        Args:
+            target: the tensor.
+            spared: what backward may find overwritten, by the one operation that is about to be.
 
         Returns:
             A tensor that goes on having the present values of ``target``, if such a copy was made.
@@ -79,6 +84,10 @@ class Keeper:
         noted = () if place is None else self._by_place.pop(place, ())
         for kept in (kept for reference in noted if (kept := reference()) is not None):
             if place_of(kept.tensor) != place:  # its memory was given back, and is now that of others
+                self._note(kept)
+                continue
+            if kept is spared:
+                kept.version += 1
                 self._note(kept)
                 continue
             key = layout(kept.tensor)

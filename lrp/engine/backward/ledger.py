@@ -37,6 +37,11 @@ class Ledger:
         self._output: tuple[ReferenceType[Tensor], int] | None = None
         self._is_watched = False
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing uses the output yet."""
+        return not (self.is_direct or self.is_parted or self._n_merged)
+
     def belongs_to(self, output: Tensor) -> None:
         """Note that this is the ledger of the layer with that output."""
         self._output = ref(output), output._version

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.autograd.graph import Node
 from ...maps import LinearMap, Padded, Sampled, Scaled
 from ...maps.arithmetic import is_vmapped, mul_
 from ...maps.padding import Widths
+from ...maps.records import changed
 from ...maps.weights import Memory
 from ...rules import Rule
 from ..calls import tensors_in
@@ -63,16 +64,17 @@ class Share:
         x, z, R = (t.unsqueeze(0) if is_sample else t for t in (x, self.z, R))
         dtype = computing_dtype(R)
         b = None if b is None else b.to(dtype)
-        relevance = self._in_parts(f, x.to(dtype), w.to(dtype), b, z.to(dtype), R.to(dtype)).to(own)
+        x, w, z, R = (t if t.dtype == dtype else t.to(dtype) for t in (x, w, z, R))
+        relevance = self._in_parts(f, x, w, b, z, R).to(own)
         return relevance.squeeze(0) if is_sample else relevance
 
     def _in_parts(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        f, size = replace(f, made=self.memory.of(w)), self._samples_at_a_time(f, x, R)
+        f, size = changed(f, made=self.memory.of(w)), self._samples_at_a_time(f, x, R)
         if x.numel() == 0 or x.dim() == 0 or size >= len(x):
             return self._redistribute(f, x, w, b, z, R)
         relevance = torch.empty_like(x)
         for part in (slice(start, start + size) for start in range(0, len(x), size)):
-            of_part = replace(f, input_shape=tuple(x[part].shape))
+            of_part = changed(f, input_shape=tuple(x[part].shape))
             relevance[part] = self._redistribute(of_part, x[part], w, b, z[part], R[part])
         return relevance
 

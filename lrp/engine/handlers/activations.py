@@ -152,6 +152,8 @@ def elementwise(streams: Streams, call: LiveCall, **facts: Any) -> Any:
         return activated
 
     value = streams.value_before(call, x)
+    if call.target is not None:
+        streams.rescue(call.target)  # whose gradient may be any where a rectifier overwrites it
     with unhooked():
         z, pull, *_ = torch.func.vjp(function, value)
         if z.shape != x.shape:

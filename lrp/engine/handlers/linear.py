@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from string import ascii_letters
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...maps.records import changed
 from ..calls import Key, named, tensors_in
 from ..calls.linear import LinearCall
 from ..calls.matrices import einsum_of_several
@@ -60,7 +60,7 @@ def _factors(input: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 def _layer(streams: Streams, call: LiveCall, found: LinearCall, parameters: Sequence[Tensor | None]) -> Any:
     family, f, x, w, b = found
-    f = replace(f, signed=not call.facts_of(x).nonnegative)
+    f = changed(f, signed=not call.facts_of(x).nonnegative)
     name, rule = streams.rule(family, call, x, parameters)
     if streams.forms.follows(rule) and x.dim() == len(f.input_shape):
         return streams.follow_layer(call, f, rule)
