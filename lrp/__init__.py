@@ -5,6 +5,7 @@ from .compiling import compile  # noqa: A004 - as torch.compile
 from .composites import Composite
 from .conversion import convert, convert_vgg
 from .engine import RelevanceWarning
+from .explanation import Difference, Explanation, Region, Top, explain
 from .layers import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -48,17 +49,22 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "Difference",
+    "Explanation",
     "Linear",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "Region",
     "RelevanceWarning",
     "Rule",
     "Sequential",
+    "Top",
     "compile",
     "composites",
     "convert",
     "convert_vgg",
+    "explain",
     "functional",
     "patterns",
     "plot",

@@ -19,6 +19,7 @@ ORDER = [
     {"composites"},
     {"functional", "twins", "layers", "sequential", "conversion", "compiling"},
     {"patterns", "trace", "weights"},
+    {"explanation"},
     {"plot"},
     {"lrp"},
 ]

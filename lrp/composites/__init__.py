@@ -10,7 +10,7 @@ here but in :mod:`lrp.rules`.
 """
 
 from ..rules import get
-from .composite import Composite, Keyword, resolve
+from .composite import Composite, Keyword, assigned_rules, resolve
 from .named import (
     KEYS,
     Deconvnet,
@@ -35,6 +35,7 @@ __all__ = [
     "ExcitationBackprop",
     "GuidedBackprop",
     "Keyword",
+    "assigned_rules",
     "get",
     "resolve",
 ]

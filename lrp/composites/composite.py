@@ -157,6 +157,11 @@ def resolve(rule: Rule | str, model: Callable[..., Any], *args: Any, **kwargs: A
 
     rule, module = rules.get(rule), model if isinstance(model, nn.Module) else None
     chosen = assigned(model, substitute(args, explained), substitute(kwargs, explained), rule=rule, module=module)
+    return assigned_rules(chosen)
+
+
+def assigned_rules(chosen: Sequence[tuple[Place, Rule]]) -> dict[str, Rule]:
+    """The rules by name, of all places but products, which have no choice."""
     rows = [(str(place), rule) for place, rule in chosen if place.family != "product"]
     return {name: rule.decided if isinstance(rule, _IfLast) else rule for name, rule in rows}
 

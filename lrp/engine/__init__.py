@@ -7,9 +7,9 @@ as torch computes it, and beside it a carrier, whose autograd graph leads releva
 * :mod:`~lrp.engine.streams` - values and relevance side by side
 * :mod:`~lrp.engine.forms` - in which form relevance is carried: as it is, or over the value
 * :mod:`~lrp.engine.origins` - which tensors are live, and where they were made unseen
+* :mod:`~lrp.engine.roots` - the output of a module that is explained in place of the inputs
 * :mod:`~lrp.engine.relays` - where the values meet the backward that relevance takes
 * :mod:`~lrp.engine.facts` - what is known of a live tensor
-* :mod:`~lrp.engine.by_tensor` - what is noted of tensors, for as long as they live
 * :mod:`~lrp.engine.handlers` - what each torch function does to relevance: here a function gets its rule
 * :mod:`~lrp.engine.calls` - what a call of a torch function says
 * :mod:`~lrp.engine.checks` - what an explained forward can be asked
@@ -22,8 +22,21 @@ How a rule shares relevance out is not said here but in :mod:`lrp.rules`, and wh
 :mod:`lrp.composites`. The engine changes nothing of the model: it edits, hooks and traces no module.
 """
 
-from .assignment import Patterns
+from .assignment import Assignment, Patterns
+from .checks import GradientFormError
 from .forms import Asked
-from .interception import RelevanceWarning, assigned, explained
+from .interception import RelevanceWarning, assigned, explained, explained_by, value_of
+from .roots import Root
 
-__all__ = ["Asked", "Patterns", "RelevanceWarning", "assigned", "explained"]
+__all__ = [
+    "Asked",
+    "Assignment",
+    "GradientFormError",
+    "Patterns",
+    "RelevanceWarning",
+    "Root",
+    "assigned",
+    "explained",
+    "explained_by",
+    "value_of",
+]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..rules import Family, Place, Rule
-from .by_tensor import ByTensor
 from .calls import plain_name, tensors_in
+from .calls.by_tensor import ByTensor
 
 Patterns = Sequence[Tensor] | Mapping[str, Tensor]
 Owner = tuple[str, nn.Module]
@@ -29,6 +29,7 @@ class Assignment:
     Attributes:
         chosen: the rule of each place, in the order of the forward.
         last_name: the name of the last layer so far.
+        functions: those that were called with live tensors.
     """
 
     def __init__(self, rule: Rule, pattern: Patterns | None = None, module: nn.Module | None = None) -> None:
@@ -37,6 +38,7 @@ class Assignment:
         self.module = module
         self.chosen: list[tuple[Place, Rule]] = []
         self.last_name: str | None = None
+        self.functions: set[Callable[..., Any]] = set()
         self._layers = [] if module is None else list(_layers(module))
         self._owners = _owners(self._layers)
         self._derived: ByTensor[Sequence[Owner]] = ByTensor()

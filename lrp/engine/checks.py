@@ -20,6 +20,18 @@ from ..maps.arithmetic import is_vmapped
 from .calls import parts_within, tensors_in
 
 
+class GradientFormError(Exception):
+    """Relevance over value cannot be carried here; relevance can."""
+
+
+class RuleFormError(GradientFormError, ValueError):
+    """A rule gives relevance without the input's value as a factor."""
+
+
+class FunctionFormError(GradientFormError, NotImplementedError):
+    """A function makes something of zero, or the value is not known."""
+
+
 def check_inputs(
     inputs: Sequence[Tensor], forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:

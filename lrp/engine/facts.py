@@ -21,8 +21,8 @@ from .backward.gradient_form import Form
 from .backward.kept import Keeper, Kept
 from .backward.ledger import Ledger
 from .backward.moves import Moves, Neurons
-from .by_tensor import ByTensor
 from .calls import Call, tensors_in
+from .calls.by_tensor import ByTensor
 
 
 class Layer(NamedTuple):

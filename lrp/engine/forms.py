@@ -17,8 +17,9 @@ from ..maps.records import changed
 from ..rules import Family, Gradient, Pass, Rule
 from .backward.gradient_form import Border, Form, GradientForm, Start
 from .backward.recording import is_recording
-from .by_tensor import ByTensor
 from .calls import plain_name, substitute
+from .calls.by_tensor import ByTensor
+from .checks import FunctionFormError, RuleFormError
 from .facts import Facts, Layer, LiveCall
 
 Asked = Literal["relevance", "gradient"]
@@ -60,7 +61,7 @@ class Forms:
         if not self.is_gradient(call) or rule.has_gradient_form:
             return
         if not isinstance(rule, {"activation": Pass, "product": Pass, "max_pool": Gradient}.get(family, ())):
-            raise ValueError(
+            raise RuleFormError(
                 f"form='gradient': the rule of {name!r}, {rule}, gives relevance without the input's value as a "
                 "factor, which only the first layers may; take form='relevance'"
             )
@@ -99,7 +100,7 @@ class Forms:
         if len(call.facts) < 2 or not self.is_gradient(call):
             return call
         if call.target is not None and call.facts_of(call.target).data:
-            raise NotImplementedError(
+            raise FunctionFormError(
                 f"form='gradient': {call.name} writes what layers have made among the data; take form='relevance'"
             )
         return self.lifted(call)

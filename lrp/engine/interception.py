@@ -6,15 +6,17 @@ handler (:mod:`lrp.engine.handlers`). No module is edited, hooked or traced: the
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
@@ -34,6 +36,7 @@ from .checks import check_form, check_inputs, check_output, check_pattern, run_a
 from .facts import LiveCall
 from .forms import Asked
 from .handlers import TABLE, is_head
+from .roots import Root
 from .streams import Streams
 from .untouched import Untouched
 
@@ -92,6 +95,7 @@ class Interception(TorchFunctionMode):
         rescued = [self.streams.rescue(t, func) for t in written]
         if not live or not torch.is_grad_enabled() or kwargs.get("out") is not None:
             return self._run_constant(Call(func, args, kwargs), live, written)
+        self.streams.assignment.functions.add(func)
         facts = [self.streams.facts(t) for t in live]
         call = LiveCall(func, args, kwargs, live, facts, target, rescued[0] if rescued else None)
         call = self.streams.forms.levelled(call)
@@ -235,11 +239,43 @@ def explained(
         NotImplementedError: if strict, for functions without a rule; all of them are listed. So are, whether strict or
             not, functions that have no gradient form, if that was asked for.
     """
+    assignment = Assignment(rule, pattern, module)
+    return explained_by(
+        assignment, forward, args, kwargs, inputs=inputs, differentiable=differentiable, strict=strict, form=form
+    )
+
+
+def explained_by(
+    assignment: Assignment,
+    forward: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    inputs: Sequence[Tensor] | None = None,
+    root: Root | None = None,
+    differentiable: bool = False,
+    strict: bool = False,
+    form: Asked = "relevance",
+) -> Any:
+    """:func:`explained`, by an assignment that says afterwards which rule was where.
+
+    Args:
+        root: a module of the model whose output is explained, in place of the inputs.
+    """
+    rule, pattern = assignment.rule, assignment.pattern
     check_form(form, differentiable)
     check_pattern(pattern)
     if rule.needs_pattern and pattern is None:
         raise ValueError(f"rule={rule} needs pattern=: a list with one for each linear layer, or a dict by name")
-    return _run(forward, args, kwargs, Assignment(rule, pattern, module), inputs, differentiable, strict, form)
+    return _run(forward, args, kwargs, assignment, inputs, differentiable, strict, form, root)
+
+
+def value_of(t: Tensor) -> Tensor:
+    """Within an explained forward: the value of a tensor, with its ordinary autograd graph if that is kept."""
+    mode: Any = _get_current_function_mode()  # type: ignore[no-untyped-call]
+    assert isinstance(mode, Interception)
+    with torch._C.DisableTorchFunction():
+        return mode.streams.value(t)
 
 
 def assigned(
@@ -265,16 +301,18 @@ def _run(
     differentiable: bool = False,
     strict: bool = False,
     form: Asked = "relevance",
+    root: Root | None = None,
 ) -> Any:
     _refuse_transforms()
     given = [*tensors_within((args, kwargs))]
     inputs = [t for t in (given if inputs is None else tensors_within(inputs)) if t.requires_grad]
-    check_inputs(inputs, forward, args, kwargs)
+    if root is None:
+        check_inputs(inputs, forward, args, kwargs)
     streams = Streams(inputs, assignment, differentiable, form)
     streams.known.vary([t for t in given if not _is_among(t, inputs)])
-    untouched = Untouched(assignment.module, inputs, streams.rescue)
+    untouched = Untouched(assignment.module, inputs if root is None else given, streams.rescue)
     mode = Interception(streams, untouched)
-    with untouched, mode:
+    with untouched, mode, nullcontext() if root is None else root.of(streams):
         output = run_as_python(forward, args, kwargs)
     outputs = list(tensors_within(output))
     check_output(output, outputs)
@@ -288,6 +326,14 @@ def _run(
     return output if form == "relevance" else replaced_within(output, streams.started)
 
 
+def _level() -> int:
+    """How many callers up the line is that asked for the explanation, as a warning counts them."""
+    frame, level = sys._getframe(1).f_back, 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("lrp", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def _tell(functions: Sequence[str], hints: Sequence[str], strict: bool) -> None:
     """One warning for all that is worth one, or an error if strict and a function has no rule."""
     listed = ", ".join(dict.fromkeys(functions))
@@ -296,4 +342,4 @@ def _tell(functions: Sequence[str], hints: Sequence[str], strict: bool) -> None:
     lacking = f"there is no rule for the relevance of {listed}: the plain gradient is taken, which may mislead"
     told = [*([lacking] if functions else []), *hints]
     if told:
-        warnings.warn("; ".join(told), RelevanceWarning, stacklevel=7)  # the line that called the model
+        warnings.warn("; ".join(told), RelevanceWarning, stacklevel=_level())

@@ -13,7 +13,8 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from ..maps.storage import layout, place_of
 from .assignment import Assignment
 from .backward.kept import Keeper
-from .by_tensor import ByTensor
+from .calls.by_tensor import ByTensor
+from .checks import FunctionFormError
 from .facts import UNKNOWN, Facts, Known
 
 _REENTRANT = (
@@ -31,20 +32,23 @@ class Origins:
     """What is live, and what lies between the explained inputs and it that has no rule.
 
     Args:
-        inputs: the explained inputs.
         known: the facts of the live tensors.
         assignment: which layer comes last so far.
         keeper: keeps the outputs of layers that are used by what is not merged with them.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], known: Known, assignment: Assignment, keeper: Keeper) -> None:
+    def __init__(self, known: Known, assignment: Assignment, keeper: Keeper) -> None:
         self._known, self._assignment, self._keeper = known, assignment, keeper
-        self._roots = {get_gradient_edge(x).node for x in inputs}
+        self._roots: set[Node] = set()
         self._unsupported: list[tuple[str, Node | None]] = []
         self._without_form: list[tuple[str, Node | None]] = []
         self._ends: list[str] = []
         self._written: ByTensor[int] = ByTensor()
         self._latest: Tensor | None = None
+
+    def begin(self, x: Tensor) -> None:
+        """Note an explained input."""
+        self._roots.add(get_gradient_edge(x).node)
 
     def note(self, t: Tensor, facts: Facts) -> None:
         """Note what is known of a live tensor that a handler has made."""
@@ -97,7 +101,7 @@ class Origins:
         """
         lacking = self._reached(self._without_form, outputs)
         if lacking:
-            raise NotImplementedError(
+            raise FunctionFormError(
                 f"form='gradient': there is none for {', '.join(dict.fromkeys(lacking))}, whose value at zero is not "
                 "zero, or which works in place; take form='relevance'"
             )

@@ -40,6 +40,7 @@ from .backward.propagation import (
 from .backward.samples import Sample
 from .calls import tensors_in, tensors_of
 from .checkpoints import Checkpoint, Replayed
+from .checks import FunctionFormError
 from .facts import SIGNAL, UNKNOWN, Facts, Known, Layer, LiveCall, assigned_part, inherited, written
 from .forms import Asked, Forms
 from .origins import Origins, sources_of
@@ -64,12 +65,17 @@ class Streams:
         self.relays = Relays(differentiable)
         self.memory = Memory()
         self.known = Known()
-        self.origins = Origins(inputs, self.known, assignment, self.relays.keeper)
+        self.origins = Origins(self.known, assignment, self.relays.keeper)
         self.is_live = self.origins.is_live
         self.forms = Forms(form, self.relays.convert, self.origins.note)
         self._merged: list[tuple[Layer, ReferenceType[Tensor], int]] = []
         for x in inputs:
-            self.origins.note(x, Facts(x if differentiable else None, data=True))
+            self.begin(x)
+
+    def begin(self, x: Tensor) -> None:
+        """Note an explained input."""
+        self.origins.begin(x)
+        self.origins.note(x, Facts(x if self.differentiable else None, data=True))
 
     def facts(self, t: Tensor) -> Facts:
         """What is known of a live tensor as it is now."""
@@ -82,7 +88,7 @@ class Streams:
                 f"function that lrp does not see; its shape is {tuple(t.shape)}"
             )
         if self.forms.asked == "gradient" and t in self.known:
-            raise NotImplementedError(
+            raise FunctionFormError(
                 f"form='gradient': a tensor of shape {tuple(t.shape)} was written to where lrp does not see it, and "
                 "relevance over its value is unknown; take form='relevance'"
             )

@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from lrp.engine.by_tensor import ByTensor
+from lrp.engine.calls.by_tensor import ByTensor
 
 
 def test_tensors_are_told_apart_by_identity() -> None:

@@ -7,6 +7,7 @@ Calls are read here, by the arguments alone; what they do to relevance is said i
 * :mod:`~lrp.engine.calls.parsing` - the linear map that a call is
 * :mod:`~lrp.engine.calls.linear`, :mod:`~lrp.engine.calls.matrices` - the spellings of it: layers, products of tensors
 * :mod:`~lrp.engine.calls.norms` - the arguments of norms
+* :mod:`~lrp.engine.calls.by_tensor` - what is noted of tensors, for as long as they live
 
 A new spelling of a linear map is a parser: a function with torch's arguments in torch's order.
 """

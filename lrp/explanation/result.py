@@ -1,0 +1,163 @@
+"""What an explanation is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..engine import Asked
+from ..rules import Rule
+from . import files
+from .inputs import mapped
+
+
+class Features(NamedTuple):
+    """The most relevant features of each sample.
+
+    Attributes:
+        values: their relevance, ``(N, k)``, largest first.
+        indices: where they are in the sample: ``(N, k)`` for one dimension, ``(N, k, d)`` for ``d``.
+    """
+
+    values: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation:
+    """What :func:`lrp.explain` gives: the relevance of a batch, and how it came about.
+
+    Attributes:
+        relevance: in the structure of the inputs, ``(N, ...)``; of K targets ``(N, K, ...)``. In the unit of the
+            output, unless it was started otherwise.
+        output: the model's output; what the model gives, where the target is a function.
+        target: what was explained: the index of each sample ``(N,)`` or ``(N, K)``, or what was asked for.
+        initial_relevance: what each map started with, ``(N,)`` or ``(N, K)``: what it adds up to, if nothing is
+            absorbed.
+        layers: the relevance at modules, by name.
+        rules: which rule was where, by name, in the order of the forward.
+        form: in which form relevance was carried.
+        inputs: what was explained.
+        rule: what was asked for, or decided.
+    """
+
+    relevance: Any
+    output: Any
+    target: Any
+    initial_relevance: Tensor
+    layers: Mapping[str, Tensor]
+    rules: Mapping[str, Rule | str]
+    form: Asked
+    inputs: Any
+    rule: Rule | str
+    _n: int = field(default=1, kw_only=True)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: int) -> Explanation:
+        """Sample ``i``, whose tensors keep dimension 0."""
+        if not -self._n <= i < self._n:
+            raise IndexError(f"sample {i}: there are {self._n}")
+        one = slice(i % self._n, i % self._n + 1)
+
+        def of(t: Tensor) -> Tensor:
+            return t[one] if t.dim() > 0 and len(t) == self._n else t
+
+        parts = {name: mapped(getattr(self, name), of) for name in _BY_SAMPLE}
+        return replace(self, **parts, _n=1)
+
+    def map(self) -> Any:
+        """The relevance of each place: summed over the channels, where samples have more dimensions than one."""
+        lead = 1 + (self.initial_relevance.dim() == 2)
+        return mapped(self.relevance, lambda R: R.sum(lead) if R.dim() > lead + 1 else R)
+
+    def numpy(self) -> Any:
+        """The relevance as arrays."""
+        return mapped(self.relevance, lambda R: R.detach().cpu().float().numpy() if R.dtype in _SHORT else _array(R))
+
+    def top(self, k: int) -> Features:
+        """The ``k`` features with the most relevance, of each sample.
+
+        Raises:
+            TypeError: for several inputs, or several targets.
+        """
+        if not isinstance(self.relevance, Tensor) or self.initial_relevance.dim() == 2:
+            raise TypeError("top(): for one input and one target; take torch.topk() of the relevance")
+        shape = self.relevance.shape[1:]
+        values, places = self.relevance.flatten(1).topk(min(k, shape.numel()), dim=1)
+        return Features(values, places if len(shape) < 2 else torch.stack(torch.unravel_index(places, shape), -1))
+
+    @property
+    def share(self) -> Tensor:
+        """The share of the initial relevance that reached the inputs: of each map."""
+        return self.reached / self.initial_relevance
+
+    @property
+    def reached(self) -> Tensor:
+        """The relevance that reached the inputs: of each map."""
+        lead = self.initial_relevance.dim()
+        parts: list[Tensor] = []
+        mapped(self.relevance, parts.append)
+        sums = [R.detach().double().flatten(lead).sum(lead) if R.dim() > lead else R.double() for R in parts]
+        return torch.stack(sums).sum(0)
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file of safetensors, with what is needed to say what it is.
+
+        Args:
+            path: of the file; folders must be there.
+
+        Raises:
+            TypeError: for outputs and targets that are not made of tensors, numbers and words.
+        """
+        files.save(path, {name: getattr(self, name) for name in files.FIELDS})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanation:
+        """Read what :meth:`save` has written; rules are shown by their names.
+
+        Raises:
+            ValueError: for another file.
+        """
+        return cls(**files.load(path))
+
+    def __repr__(self) -> str:
+        tensors: list[Tensor] = []
+        mapped(self.relevance, tensors.append)
+        shapes = ", ".join(str(tuple(R.shape)) for R in tensors)
+        started = float(self.initial_relevance.sum())
+        lines = [
+            f"Explanation of shape {shapes} by {type(self.rule).__name__ if isinstance(self.rule, Rule) else self.rule}"
+        ]
+        lines.append(f"  {float(self.reached.sum()):.4g} of {started:.4g} reached the input, in {self.form} form")
+        doubt = self._doubt(tensors)
+        return "\n".join([*lines, *([f"  looks wrong: {doubt}"] if doubt else [])])
+
+    def _doubt(self, tensors: list[Tensor]) -> str | None:
+        """The first thing that looks wrong."""
+        size = sum(float(R.detach().abs().sum()) for R in tensors)
+        reached, started = abs(float(self.reached.sum())), abs(float(self.initial_relevance.sum()))
+        if not size < float("inf"):
+            return "relevance is not finite"
+        if size == 0:
+            return "no relevance reached the input"
+        if size > _NOISE * max(reached, started):
+            return f"positive and negative relevance cancel: absolute values add up to {size:.3g}"
+        if started > 0 and reached < _LITTLE * started:
+            return "almost all relevance was absorbed"
+        return None
+
+
+_BY_SAMPLE = ("relevance", "output", "target", "initial_relevance", "layers", "inputs")
+_SHORT = {torch.bfloat16}
+_NOISE, _LITTLE = 100, 0.01
+
+
+def _array(R: Tensor) -> Any:
+    return R.detach().cpu().numpy()
