@@ -18,9 +18,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .composites import get
-from .engine import Asked, Patterns, explained
+from .engine import Asked, Patterns, explained, watched
+from .engine.backward.recording import watchers
 from .rules import Rule
-from .twins import twin
+from .twins import twin, twin_children
 
 Self = TypeVar("Self", bound="Explainable")
 
@@ -68,11 +69,15 @@ class Explainable(nn.Module):
         rule = get(rule)  # also of a forward that is not explained: a misspelt key is an error where it stands
         if not explain:
             return super().forward(*args, **kwargs)
-        return explained(
-            super().forward, args, kwargs,
-            rule=rule, pattern=pattern, module=self, differentiable=differentiable, strict=strict,
-            form=form,
-        )  # fmt: skip
+        asked: dict[str, Any] = {"pattern": pattern, "differentiable": differentiable, "strict": strict, "form": form}
+        if not watchers():
+            return explained(super().forward, args, kwargs, rule=rule, module=self, **asked)
+        own = twin(self, type(self))  # whose modules nobody else calls
+        twin_children(own, {self: own}, {})
+        forward, report = watched(own, super(Explainable, own).forward, form)
+        output = explained(forward, args, kwargs, rule=rule, module=own, **asked)
+        report()
+        return output
 
     @classmethod
     def from_torch(cls: type[Self], module: nn.Module) -> Self:

@@ -36,9 +36,9 @@ from .checks import check_form, check_inputs, check_output, check_pattern, run_a
 from .facts import LiveCall
 from .forms import Asked
 from .handlers import TABLE, is_head
-from .roots import Root
+from .modules.roots import Root
+from .modules.untouched import Untouched
 from .streams import Streams
-from .untouched import Untouched
 
 
 class RelevanceWarning(UserWarning):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..composites import Composite, assigned_rules
 from ..composites import get as get_rule
 from ..conversion import convert
-from ..engine import Asked, Assignment, GradientFormError, Patterns, Root, explained_by, value_of
+from ..engine import Asked, Assignment, GradientFormError, Layers, Patterns, Root, Watch, explained_by, value_of
 from ..engine.checks import check_form
 from ..rules import Rule
 from . import auto
@@ -23,7 +23,6 @@ from .outputs import find
 from .result import Explanation
 from .starts import check, starts, totals
 from .targets import Everything, Selection, is_function, part, select, values
-from .watching import Layers, Watch
 
 _TOGETHER = 16  # maps that are made by one backward
 
@@ -90,6 +89,8 @@ def explain(
     check(initial_relevance)
     if form is not None:
         check_form(form, differentiable)
+    if form == "gradient" and layers:
+        raise ValueError("form='gradient' with layers=: only form='relevance' carries the relevance of hidden tensors")
     request = Request(
         get_rule(rule) if rule != "auto" else None, initial_relevance, layers, at, pattern, form, strict, differentiable
     )
@@ -193,7 +194,7 @@ def _explained(subject: Subject, given: Arguments, target: Any, request: Request
         output=mapped(forward.output, Tensor.detach) if is_function(target) else forward.y.detach(),
         target=selection.target,
         initial_relevance=started,
-        layers=dict(zip(forward.watch.edges, relevances[n_ends:], strict=True)),
+        layers=dict(zip(forward.watch.seen, relevances[n_ends:], strict=True)),
         rules=assigned_rules(forward.assignment.chosen),
         form=forward.form,
         inputs=inputs,
@@ -247,9 +248,9 @@ def _run(subject: Subject, given: Arguments, target: Any, request: Request, rule
 
 def _backward(forward: Forward, selection: Selection, request: Request) -> tuple[list[Tensor], Tensor]:
     """The relevance of all ends and watched layers, and what each map started with."""
-    y, number = forward.y, selection.number
-    edges = [edge for edge, _ in forward.watch.edges.values()]
-    shapes = [t.shape for t in forward.ends] + [shape for _, shape in forward.watch.edges.values()]
+    y, number, seen = forward.y, selection.number, [*forward.watch.seen.values()]
+    ends = [*forward.ends, *(s.edge for s in seen)]
+    shapes = [*(t.shape for t in forward.ends), *(s.shape for s in seen)]
     step = max(1, _TOGETHER // max(1, len(y) if y.dim() else 1))
     chunks = [slice(first, first + step) for first in range(0, number or 1, step)]
     found: list[Sequence[Tensor]] = []
@@ -257,9 +258,9 @@ def _backward(forward: Forward, selection: Selection, request: Request) -> tuple
     for chunk in chunks:
         start = starts(request.initial, selection, forward.value, chunk)
         started.append(totals(start))
-        gradients = _gradients(y, [*forward.ends, *edges], start, chunk is not chunks[-1], request.differentiable)
-        zeros = (y.new_zeros(len(start), *shape) for shape in shapes)
-        found.append([zero if g is None else g for g, zero in zip(gradients, zeros, strict=True)])
+        gradients = _gradients(y, ends, start, chunk is not chunks[-1], request.differentiable)
+        full = [y.new_zeros(len(start), *s) if g is None else g for g, s in zip(gradients, shapes, strict=True)]
+        found.append(full)
     return [_by_sample(parts, number) for parts in zip(*found, strict=True)], _by_sample(started, number)
 
 

@@ -18,8 +18,8 @@ from lrp.engine.assignment import Assignment
 from lrp.engine.calls import distinct, key_of, plain_name, substitute, tensors_in
 from lrp.engine.handlers import TABLE
 from lrp.engine.interception import Interception
+from lrp.engine.modules.untouched import Untouched
 from lrp.engine.streams import Streams
-from lrp.engine.untouched import Untouched
 from lrp.rules import Epsilon, Gamma, Gradient, WSquare
 
 pytestmark = pytest.mark.filterwarnings("ignore")

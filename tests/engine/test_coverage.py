@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import lrp
 from lrp.engine.assignment import Assignment
 from lrp.engine.interception import Interception
+from lrp.engine.modules.untouched import Untouched
 from lrp.engine.streams import Streams
-from lrp.engine.untouched import Untouched
 from lrp.rules import AlphaBeta, Epsilon, Gradient, ZPlus
 
 aten = torch.ops.aten

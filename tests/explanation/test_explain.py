@@ -1,7 +1,6 @@
 """``lrp.explain`` is the drop-in way in one line, of any model, which it leaves as it was."""
 
 import copy
-import warnings
 from collections import UserDict, namedtuple
 from types import MethodType, SimpleNamespace
 
@@ -85,8 +84,7 @@ def test_the_model_is_left_as_it_was() -> None:
     with pytest.warns(lrp.RelevanceWarning, match="training mode") as told:
         lrp.explain(model, x, layers="*")
     assert told[0].filename == __file__
-    with pytest.raises(ValueError, match="must be from -"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with pytest.warns(lrp.RelevanceWarning), pytest.raises(ValueError, match="must be from -"):
         lrp.explain(model, x, 99)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), state.values(), strict=True))
     assert torch.equal(torch.get_rng_state(), random)
@@ -188,13 +186,9 @@ def test_where_it_cannot_be() -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 50])
 def test_batches(batch_size: int) -> None:
     model, x = convolutional(True), images(5).detach()
-    whole = lrp.explain(
-        model, x, [0, 1, 2, 0, 1], rule=Epsilon(0.1), layers=["first"], initial_relevance=torch.arange(5.0)
-    )
-    parts = lrp.explain(
-        model, x, [0, 1, 2, 0, 1], rule=Epsilon(0.1), layers=["first"], initial_relevance=torch.arange(5.0),
-        batch_size=batch_size, progress=True,
-    )  # fmt: skip
+    asked = {"rule": Epsilon(0.1), "layers": ["first"], "initial_relevance": torch.arange(5.0)}
+    whole = lrp.explain(model, x, [0, 1, 2, 0, 1], **asked)
+    parts = lrp.explain(model, x, [0, 1, 2, 0, 1], **asked, batch_size=batch_size, progress=True)
     for name in ("relevance", "output", "target", "initial_relevance", "layers", "inputs"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
     assert len(parts) == 5
@@ -252,7 +246,7 @@ def test_an_output_that_is_not_clear_is_listed() -> None:
     model, x = convolutional(), images().detach()
     with pytest.raises(TypeError, match=r"'a' of shape \(2, 3\), 'b' of shape \(2, 3\); choose with a function"):
         lrp.explain(lambda t: {"a": model(t), "b": 2 * model(t)}, x)
-    with pytest.raises(TypeError, match="of torch.int64"):
+    with pytest.raises(TypeError, match=r"of torch\.int64"):
         lrp.explain(lambda t: model(t).argmax(1), x)
 
 
@@ -268,7 +262,7 @@ def test_devices_and_inputs_that_do_not_fit() -> None:
         lrp.explain(nn.Linear(2, 2), torch.tensor([[1.0, float("nan")]]))
     with pytest.raises(ValueError, match="batch_size=0"):
         lrp.explain(model, x, batch_size=0)
-    with pytest.raises(ValueError, match="unknown rule|rule="):
+    with pytest.raises(ValueError, match="rule='epsilom'"):
         lrp.explain(model, x, rule="epsilom")
 
 

@@ -13,10 +13,6 @@ from lrp.rules import Epsilon
 EXACT = lrp.Composite({family: Epsilon(0.0) for family in ("pool", "sum", "norm")}, default=Epsilon(0.0))
 
 
-def start_of(y: Tensor, weights: Tensor) -> Tensor:
-    return (y * weights).detach()
-
-
 def expected(model: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
     """Gradient times input of the outputs, weighed."""
     x = x.detach().requires_grad_()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calls import tensors_in
-from .streams import Streams
+from ..calls import tensors_in
+from ..streams import Streams
 
 
 class Root:
