@@ -132,9 +132,7 @@ class Explanation:
         mapped(self.relevance, tensors.append)
         shapes = ", ".join(str(tuple(R.shape)) for R in tensors)
         started = float(self.initial_relevance.sum())
-        lines = [
-            f"Explanation of shape {shapes} by {type(self.rule).__name__ if isinstance(self.rule, Rule) else self.rule}"
-        ]
+        lines = [f"Explanation of shape {shapes} by {str(self.rule).splitlines()[0]}"]
         lines.append(f"  {float(self.reached.sum()):.4g} of {started:.4g} reached the input, in {self.form} form")
         doubt = self._doubt(tensors)
         return "\n".join([*lines, *([f"  looks wrong: {doubt}"] if doubt else [])])
