@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,3 +34,42 @@ def pattern_quality(qualities: Mapping[str, Mapping[str, float]]) -> Figure:
     axis.tick_params(axis="x", rotation=90 if any(len(name) > 4 for name in layers) else 0)
     figure.legend(loc="outside right upper")
     return figure
+
+
+def audit(table: Mapping[str, Any]) -> Figure:
+    """Where relevance went, call by call.
+
+    Args:
+        table: what :meth:`lrp.explanation.Audit.to_dict` gives.
+
+    Returns:
+        A matplotlib figure with a bar for each call, the last of the forward above: what came to its inputs, and what
+        the bias and the stabiliser absorbed, what was created and what was lost there.
+    """
+    from matplotlib.figure import Figure
+
+    rows = table["rows"][::-1]
+    columns = {
+        "reaches the inputs": ("relevance_in", "0.75"), "absorbed by the bias": ("absorbed_by_bias", "tab:blue"),
+        "by the stabiliser": ("absorbed_by_stabiliser", "tab:cyan"), "created": ("created", "tab:green"),
+        "lost": ("lost", "tab:red"),
+    }  # fmt: skip
+    figure = Figure(figsize=(8, 1.2 + 0.22 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    for label, (column, color) in columns.items():
+        sizes = [row[column] for row in rows]
+        axis.barh(range(len(rows)), sizes, left=_lefts(rows, column), color=color, label=label)
+    axis.set(yticks=range(len(rows)), yticklabels=[row["name"] for row in rows], xlabel="relevance")
+    axis.invert_yaxis()
+    axis.axvline(0, color="0.3", linewidth=0.8)
+    figure.legend(loc="outside upper center", ncols=5, frameon=False)
+    return figure
+
+
+_STACK = ("relevance_in", "absorbed_by_bias", "absorbed_by_stabiliser", "lost", "created")
+
+
+def _lefts(rows: Sequence[Mapping[str, Any]], column: str) -> list[float]:
+    """Where the bars of a column begin: beside those of its sign that come before."""
+    before = _STACK[: _STACK.index(column)]
+    return [sum(row[name] for name in before if (row[name] > 0) == (row[column] > 0)) for row in rows]

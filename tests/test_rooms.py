@@ -19,8 +19,8 @@ ORDER = [
     {"composites"},
     {"functional", "twins", "layers", "sequential", "conversion", "compiling"},
     {"patterns", "trace", "weights"},
-    {"explanation"},
     {"plot"},
+    {"explanation"},
     {"lrp"},
 ]
 

@@ -23,6 +23,7 @@ of anyone else.
 """
 
 from .assignment import Assignment, Patterns
+from .backward.books import Books
 from .checks import GradientFormError
 from .forms import Asked
 from .interception import RelevanceWarning, assigned, explained, explained_by, value_of
@@ -32,6 +33,7 @@ from .modules.watching import Layers, Watch, watched
 __all__ = [
     "Asked",
     "Assignment",
+    "Books",
     "GradientFormError",
     "Layers",
     "Patterns",

@@ -16,10 +16,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from ..rules import Place, Rule
 from .assignment import Assignment, Patterns
+from .backward.books import Books, Entry
 from .calls import (
     Call,
     in_place_target,
@@ -69,6 +71,7 @@ class Interception(TorchFunctionMode):
         self._checkpoints: WeakKeyDictionary[Any, Checkpoint] = WeakKeyDictionary()
         self._around = streams.relays.checkpoint
         level = torch._C._functorch.peek_interpreter_stack()
+        self.books: Books | None = None
         self._level = 0 if level is None else level.level()
         self._dual_level = forward_ad._current_level
 
@@ -102,14 +105,35 @@ class Interception(TorchFunctionMode):
         _check_target(call, self.streams)
         if func in _LENDING:
             self.streams.lend(call.live[0])
+        if self.books is not None:
+            return self._entered(self.books, call, transform, tensors)
+        return self._handled(call, transform, tensors)
+
+    def _handled(self, call: LiveCall, transform: Any, tensors: Sequence[Tensor]) -> Any:
+        """What the call returns, by its handler."""
         if transform == _VMAP:
             return self.streams.follow_vmapped(call)
+        args, kwargs = call.args, call.kwargs
         strange = "an argument named self" if "self" in kwargs else strangeness(tensors, (*args, *kwargs.values()))
-        handler = TABLE.get(key_of(func)) if strange is None else None
+        handler = TABLE.get(key_of(call.function)) if strange is None else None
         result = NotImplemented if handler is None else handler(self.streams, call)
         if result is not NotImplemented:
             return result
         return self.streams.follow_unsupported(call, call.name if strange is None else f"{call.name} of {strange}")
+
+    def _entered(self, books: Books, call: LiveCall, transform: Any, tensors: Sequence[Tensor]) -> Any:
+        """What the call returns, noted in the books."""
+        inputs = [get_gradient_edge(t).node for t in call.live]
+        chosen, n_unsupported = self.streams.assignment.chosen, self.streams.origins.n_unsupported
+        before = len(chosen)
+        result = self._handled(call, transform, tensors)
+        (place, rule), *_ = (*chosen[before:], (None, None))
+        has_rule = self.streams.origins.n_unsupported == n_unsupported
+        target = call.target
+        bases = [] if target is None or target._base is None else [target._base]
+        entry = Entry(call.name if place is None else str(place), call.name, rule, has_rule)
+        books.enter(entry, [*tensors_in((result, target)), *bases], inputs)
+        return result
 
     def _transform(self) -> Any:
         """The transform of ``torch.func`` within the forward that what is called is under, or None."""
@@ -253,6 +277,7 @@ def explained_by(
     *,
     inputs: Sequence[Tensor] | None = None,
     root: Root | None = None,
+    books: Books | None = None,
     differentiable: bool = False,
     strict: bool = False,
     form: Asked = "relevance",
@@ -261,13 +286,14 @@ def explained_by(
 
     Args:
         root: a module of the model whose output is explained, in place of the inputs.
+        books: in which relevance is accounted for, in relevance form.
     """
     rule, pattern = assignment.rule, assignment.pattern
     check_form(form, differentiable)
     check_pattern(pattern)
     if rule.needs_pattern and pattern is None:
         raise ValueError(f"rule={rule} needs pattern=: a list with one for each linear layer, or a dict by name")
-    return _run(forward, args, kwargs, assignment, inputs, differentiable, strict, form, root)
+    return _run(forward, args, kwargs, assignment, inputs, differentiable, strict, form, root, books)
 
 
 def value_of(t: Tensor) -> Tensor:
@@ -302,6 +328,7 @@ def _run(
     strict: bool = False,
     form: Asked = "relevance",
     root: Root | None = None,
+    books: Books | None = None,
 ) -> Any:
     _refuse_transforms()
     given = [*tensors_within((args, kwargs))]
@@ -312,6 +339,7 @@ def _run(
     streams.known.vary([t for t in given if not _is_among(t, inputs)])
     untouched = Untouched(assignment.module, inputs if root is None else given, streams.rescue)
     mode = Interception(streams, untouched)
+    mode.books = books
     with untouched, mode, nullcontext() if root is None else root.of(streams):
         output = run_as_python(forward, args, kwargs)
     outputs = list(tensors_within(output))
@@ -323,6 +351,8 @@ def _run(
     head = _HEAD if not unsupported and is_head(outputs, assignment.last_name is not None) else None
     _tell(unsupported, [text for text in (untouched.hint, head) if text is not None], strict)
     streams.settle(outputs)
+    if books is not None:
+        books.close([t for t in outputs if streams.is_live(t)])
     return output if form == "relevance" else replaced_within(output, streams.started)
 
 

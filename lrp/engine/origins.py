@@ -50,6 +50,11 @@ class Origins:
         """Note an explained input."""
         self._roots.add(get_gradient_edge(x).node)
 
+    @property
+    def n_unsupported(self) -> int:
+        """How many functions without a rule there have been."""
+        return len(self._unsupported)
+
     def note(self, t: Tensor, facts: Facts) -> None:
         """Note what is known of a live tensor that a handler has made."""
         self._known.note(t, facts)

@@ -1,15 +1,17 @@
 """One call, from a model and its inputs to an explanation that says how it came about.
 
 * :mod:`~lrp.explanation.explain` - the call: start to read here
+* :mod:`~lrp.explanation.running` - run a model, and let relevance flow
 * :mod:`~lrp.explanation.inputs`, :mod:`~lrp.explanation.outputs` - what models take and give
 * :mod:`~lrp.explanation.targets`, :mod:`~lrp.explanation.starts` - what is explained, and how much relevance it has
 * :mod:`~lrp.explanation.auto` - which rule suits a model
-* :mod:`~lrp.explanation.watching` - the relevance of hidden layers
+* :mod:`~lrp.explanation.audit` - where relevance went
 * :mod:`~lrp.explanation.result`, :mod:`~lrp.explanation.files` - what comes out, and in which files it is kept
 """
 
+from .audit import Audit, Row
 from .explain import explain
 from .result import Explanation, Features
 from .targets import Difference, Region, Top
 
-__all__ = ["Difference", "Explanation", "Features", "Region", "Top", "explain"]
+__all__ = ["Audit", "Difference", "Explanation", "Features", "Region", "Row", "Top", "explain"]

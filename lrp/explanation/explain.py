@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..composites import Composite, assigned_rules
 from ..composites import get as get_rule
-from ..conversion import convert
-from ..engine import Asked, Assignment, GradientFormError, Layers, Patterns, Root, Watch, explained_by, value_of
+from ..engine import Asked, Layers, Patterns
 from ..engine.checks import check_form
 from ..rules import Rule
-from . import auto
-from .inputs import Arguments, Inputs, arguments, joined, mapped, replaced
-from .outputs import find
+from .inputs import Arguments, Inputs, arguments, joined
 from .result import Explanation
-from .starts import check, starts, totals
-from .targets import Everything, Selection, is_function, part, select, values
-
-_TOGETHER = 16  # maps that are made by one backward
+from .running import Answer, Question, Request, Subject, answer, differentiating
+from .starts import check
+from .targets import part
 
 
 def explain(
@@ -94,201 +86,24 @@ def explain(
     request = Request(
         get_rule(rule) if rule != "auto" else None, initial_relevance, layers, at, pattern, form, strict, differentiable
     )
-    with _differentiating():
+    with differentiating():
         given = arguments(model, inputs, forward_kwargs)
         _check_inputs(model, given, at)
         samples = _batches(len(given), batch_size, progress)
-        subject = Subject.of(model)
-        found = [_explained(subject, *_of_samples(given, target, request, batch)) for batch in samples]
-    return found[0] if len(found) == 1 else _together(found)
+        whole = Question(Subject.of(model), given, target, request)
+        questions = [whole if batch is None else _of_samples(whole, batch) for batch in samples]
+        answers = [answer(question) for question in questions]
+    fields = answers[0]._asdict() if len(answers) == 1 else _together(answers)
+    return Explanation(**fields, _n=len(given), _questions=questions)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for, as :func:`explain` takes it; no rule is ``"auto"``."""
-
-    rule: Rule | None
-    initial: str | Tensor
-    layers: Layers
-    at: str | None
-    pattern: Patterns | None
-    form: Asked | None
-    strict: bool
-    differentiable: bool
-
-    def forms(self, rule: Rule) -> Sequence[Asked]:
-        """In which forms it can be answered, the best first."""
-        if self.form is not None:
-            return (self.form,)
-        is_seen = bool(self.layers) or self.differentiable
-        has_form = isinstance(rule, Composite) or rule.has_gradient_form
-        return ("gradient", "relevance") if has_form and not is_seen else ("relevance",)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model that is explained.
-
-    Attributes:
-        model: as it was given.
-        twin: its twin, whose modules may be hooked; or itself, where it has none.
-    """
-
-    model: Any
-    twin: nn.Module
-
-    @classmethod
-    def of(cls, model: Any) -> Subject:
-        """A model, or a function of tensors."""
-        is_own = isinstance(model, nn.Module) and "forward" in vars(model)  # it cannot be another's
-        return cls(model, model if is_own else convert(model))
-
-    def hooked(self) -> nn.Module:
-        """What may be hooked.
-
-        Raises:
-            TypeError: for a model whose modules are its own alone.
-        """
-        if self.twin is self.model:
-            raise TypeError(f"layers=, at=: forward was replaced on this {type(self.model).__name__} itself")
-        return self.twin
-
-
-@dataclass(frozen=True)
-class Forward:
-    """A forward that was explained.
-
-    Attributes:
-        y: what relevance starts at.
-        value: its value, which has a graph of its own where relevance may be differentiated.
-        output: what the model gave.
-        ends: the tensors that relevance comes to.
-        watch: the hidden layers that are watched.
-        assignment: which rule was where.
-        rule, form: those of it.
-    """
-
-    y: Tensor
-    value: Tensor
-    output: Any
-    ends: Sequence[Tensor]
-    watch: Watch
-    assignment: Assignment
-    rule: Rule
-    form: Asked
-
-
-def _explained(subject: Subject, given: Arguments, target: Any, request: Request) -> Explanation:
-    """The explanation of one batch."""
-    explained = given.explained(request.differentiable)
-    forward = _forward(subject, explained, target, request)
-    selection: Selection = Everything(target) if is_function(target) else select(target, forward.y)
-    relevances, started = _backward(forward, selection, request)
-    n_ends = len(forward.ends)
-    inputs: Any = forward.ends[0].detach() if request.at is not None else given.given
-    relevance: Any = relevances[0]
-    if request.at is None:
-        relevance = replaced(explained.given, forward.ends, relevances[:n_ends])
-    return Explanation(
-        relevance=relevance,
-        output=mapped(forward.output, Tensor.detach) if is_function(target) else forward.y.detach(),
-        target=selection.target,
-        initial_relevance=started,
-        layers=dict(zip(forward.watch.seen, relevances[n_ends:], strict=True)),
-        rules=assigned_rules(forward.assignment.chosen),
-        form=forward.form,
-        inputs=inputs,
-        rule=forward.rule,
-        _n=len(given),
-    )
-
-
-def _forward(subject: Subject, given: Arguments, target: Any, request: Request) -> Forward:
-    """The explained forward, by the rule and in the form that suit."""
-    rule = request.rule or auto.likely(subject.model)
-    forward = _in_best_form(subject, given, target, request, rule)
-    if request.rule is None and type(decided := auto.decided(forward.assignment)) is not type(rule):
-        return _in_best_form(subject, given, target, request, decided)
-    return forward
-
-
-def _in_best_form(subject: Subject, given: Arguments, target: Any, request: Request, rule: Rule) -> Forward:
-    *better, last = request.forms(rule)
-    for form in better:
-        try:
-            return _run(subject, given, target, request, rule, form)
-        except GradientFormError:
-            continue
-    return _run(subject, given, target, request, rule, last)
-
-
-def _run(subject: Subject, given: Arguments, target: Any, request: Request, rule: Rule, form: Asked) -> Forward:
-    watch = Watch(subject.hooked(), request.layers) if request.layers else Watch(subject.twin, ())
-    root = None if request.at is None else Root(request.at, _module(subject.hooked(), request.at))
-    assignment = Assignment(rule, request.pattern, subject.twin)
-    seen: list[tuple[Tensor, Any]] = []
-
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        with watch.on():
-            output = subject.twin(*args, **kwargs)
-        y = values(target, output, len(given)) if is_function(target) else find(output)
-        seen.append((value_of(y), output))
-        return y
-
-    forward.__signature__ = _signature(subject.model)  # type: ignore[attr-defined]
-    args, kwargs = given.call
-    y = explained_by(
-        assignment, forward, args, kwargs,
-        root=root, differentiable=request.differentiable, strict=request.strict, form=form,
-    )  # fmt: skip
-    ends = [t for t in given.tensors if t.requires_grad] if root is None else [root.output]
-    ((value, output),) = seen
-    return Forward(y, value, output, ends, watch, assignment, rule, form)
-
-
-def _backward(forward: Forward, selection: Selection, request: Request) -> tuple[list[Tensor], Tensor]:
-    """The relevance of all ends and watched layers, and what each map started with."""
-    y, number, seen = forward.y, selection.number, [*forward.watch.seen.values()]
-    ends = [*forward.ends, *(s.edge for s in seen)]
-    shapes = [*(t.shape for t in forward.ends), *(s.shape for s in seen)]
-    step = max(1, _TOGETHER // max(1, len(y) if y.dim() else 1))
-    chunks = [slice(first, first + step) for first in range(0, number or 1, step)]
-    found: list[Sequence[Tensor]] = []
-    started: list[Tensor] = []
-    for chunk in chunks:
-        start = starts(request.initial, selection, forward.value, chunk)
-        started.append(totals(start))
-        gradients = _gradients(y, ends, start, chunk is not chunks[-1], request.differentiable)
-        full = [y.new_zeros(len(start), *s) if g is None else g for g, s in zip(gradients, shapes, strict=True)]
-        found.append(full)
-    return [_by_sample(parts, number) for parts in zip(*found, strict=True)], _by_sample(started, number)
-
-
-def _gradients(y: Tensor, ends: Sequence[Any], start: Tensor, keeps: bool, differentiable: bool) -> Sequence[Any]:
-    """What comes to the ends, of all starts at once."""
-    settings: dict[str, Any] = {"allow_unused": True, "create_graph": differentiable}
-    settings["retain_graph"] = keeps or differentiable
-    if len(start) == 1:
-        return [None if g is None else g.unsqueeze(0) for g in torch.autograd.grad(y, ends, start[0], **settings)]
-    return torch.autograd.grad(y, ends, start, is_grads_batched=True, **settings)
-
-
-def _by_sample(parts: Sequence[Tensor], number: int | None) -> Tensor:
-    """``(N, ...)``, or ``(N, K, ...)`` of several targets, of what has the targets first."""
-    together = torch.cat([*parts]) if len(parts) > 1 else parts[0]
-    return together[0] if number is None else together.transpose(0, 1)
-
-
-def _of_samples(
-    given: Arguments, target: Any, request: Request, samples: slice | None
-) -> tuple[Arguments, Any, Request]:
-    """What there is for some samples; None for all."""
-    if samples is None:
-        return given, target, request
-    n, initial = len(given), request.initial
-    if isinstance(initial, Tensor) and len(initial) == n:
-        request = Request(**{**vars(request), "initial": initial[samples]})
-    return given.part(samples), part(target, samples, n), request
+def _of_samples(question: Question, samples: slice) -> Question:
+    """What is asked of some samples."""
+    n, request = len(question.given), question.request
+    if isinstance(request.initial, Tensor) and len(request.initial) == n:
+        request = replace(request, initial=request.initial[samples])
+    given, target = question.given.part(samples), part(question.target, samples, n)
+    return Question(question.subject, given, target, request)
 
 
 def _batches(n: int, batch_size: int | None, progress: bool) -> Iterator[slice | None]:
@@ -303,20 +118,10 @@ def _batches(n: int, batch_size: int | None, progress: bool) -> Iterator[slice |
     return iter(batches)
 
 
-def _together(parts: Sequence[Explanation]) -> Explanation:
-    """One explanation of several batches."""
-    first = parts[0]
+def _together(answers: Sequence[Answer]) -> dict[str, Any]:
+    """One answer of several batches."""
     names = ("relevance", "output", "target", "initial_relevance", "layers", "inputs")
-    fields = {name: joined([getattr(e, name) for e in parts]) for name in names}
-    return Explanation(**fields, rules=first.rules, form=first.form, rule=first.rule, _n=sum(map(len, parts)))
-
-
-def _module(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        names = ", ".join(repr(found) for found, _ in model.named_children()) or "none"
-        raise ValueError(f"at={name!r}: the model has no such module; its children are {names}") from None
+    return {**answers[0]._asdict(), **{name: joined([getattr(a, name) for a in answers]) for name in names}}
 
 
 def _check_inputs(model: Any, given: Arguments, at: str | None) -> None:
@@ -326,19 +131,3 @@ def _check_inputs(model: Any, given: Arguments, at: str | None) -> None:
     embeddings = [name for name, module in modules if isinstance(module, (nn.Embedding, nn.EmbeddingBag))]
     example = repr(embeddings[0]) if embeddings else "'the layer that embeds them'"
     raise TypeError(f"inputs= are of integers, which carry no relevance: explain what is made of them, by at={example}")
-
-
-def _signature(model: Any) -> inspect.Signature:
-    """The signature of a model's forward, by which an error names an argument."""
-    try:
-        return inspect.signature(model.forward if isinstance(model, nn.Module) else model)
-    except (TypeError, ValueError):
-        return inspect.Signature()
-
-
-@contextmanager
-def _differentiating() -> Iterator[None]:
-    """Within this context autograd is on, whatever is outside."""
-    inference = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-    with inference, torch.enable_grad():
-        yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..engine import Asked
 from ..rules import Rule
-from . import files
+from . import audit, files
 from .inputs import mapped
+from .running import Question
 
 
 class Features(NamedTuple):
@@ -56,6 +57,7 @@ class Explanation:
     inputs: Any
     rule: Rule | str
     _n: int = field(default=1, kw_only=True)
+    _questions: Sequence[Question] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return self._n
@@ -70,7 +72,7 @@ class Explanation:
             return t[one] if t.dim() > 0 and len(t) == self._n else t
 
         parts = {name: mapped(getattr(self, name), of) for name in _BY_SAMPLE}
-        return replace(self, **parts, _n=1)
+        return replace(self, **parts, _n=1, _questions=())
 
     def map(self) -> Any:
         """The relevance of each place: summed over the channels, where samples have more dimensions than one."""
@@ -106,6 +108,22 @@ class Explanation:
         mapped(self.relevance, parts.append)
         sums = [R.detach().double().flatten(lead).sum(lead) if R.dim() > lead else R.double() for R in parts]
         return torch.stack(sums).sum(0)
+
+    def audit(self) -> audit.Audit:
+        """Where relevance went, call by call; see :class:`~lrp.explanation.audit.Audit`.
+
+        It is explained again, in relevance form, with the model as it is now.
+
+        Raises:
+            RuntimeError: for an explanation that was read from a file, or is of one sample of several, and where the
+                model no longer gives this output.
+        """
+        return audit.audit(self._asked(), self.rule, self.output)  # type: ignore[arg-type]
+
+    def _asked(self) -> Sequence[Question]:
+        if not self._questions:
+            raise RuntimeError("the model is not known here: audit the whole explanation, as lrp.explain() gave it")
+        return self._questions
 
     def save(self, path: str | Path) -> None:
         """Write it to a file of safetensors, with what is needed to say what it is.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..maps import LinearMap
-from ..maps.arithmetic import add_, broadcasts, deviation, divide, lerp_, negative, positive
+from ..maps.arithmetic import add_, broadcasts, deviation, lerp_, negative, positive
+from .accounts import weighed
 from .contributions import (
     Favour,
     Power,
@@ -130,7 +131,8 @@ class Gamma(Proportional):
         agreeing, z = self.total(f, agreeing_parts(f, x), w, of_bias(b, positive)), self.counted(f, x, w, b, z)
         mirrored = z < 0 if self.generalized else (z < 0) & (f.lowest(x) < 0)
         # z - agreeing is the opposing total, and precise where z < 0: there its two terms have one sign
-        s = divide(R, z + self.gamma * torch.where(mirrored, z - agreeing, agreeing), self.epsilon)
+        bias = None if b is None else torch.where(mirrored, f.per_output(down(b)), f.per_output(up(b)))
+        s = self.divided(R, z + self.gamma * torch.where(mirrored, z - agreeing, agreeing), self.epsilon, bias)
         relevance = self.pull(f, signed_parts(f, x, up, down), w, of_bias(b, up), s.masked_fill(mirrored, 0.0))
         parts = signed_parts(f, x, down, up)
         return add_(relevance, self.pull(f, parts, w, of_bias(b, down), s.masked_fill(~mirrored, 0.0)))
@@ -188,13 +190,15 @@ class AlphaBeta(Proportional):
         if self.conserve:
             z_minus = self.total(f, minus, w, b_minus)  # exactly zero where nothing is negative
             R_plus = torch.where(z_minus == 0, R, self.alpha * R)
-            R_minus = torch.where(z_plus == 0, R, -self.beta * R)
+            R_minus = torch.where(z_plus == 0, R, -self.beta * R).masked_fill(z_minus == 0, 0.0)
             shares = self.share(f, plus, w, b_plus, R_plus, z_plus, sign=+1)
             return add_(shares, self.share(f, minus, w, b_minus, R_minus, z_minus, sign=-1))
         z_minus = opposing_total(self, f, x, w, b, z, z_plus)
-        shares = self.share(f, plus, w, b_plus, R, z_plus, sign=+1)
-        # alpha P - beta N = P + beta (P - N), in one pass
-        return lerp_(shares, self.share(f, minus, w, b_minus, R, z_minus, sign=-1), -self.beta)
+        with weighed(self.alpha):
+            shares = self.share(f, plus, w, b_plus, R, z_plus, sign=+1)
+        with weighed(-self.beta):
+            opposed = self.share(f, minus, w, b_minus, R, z_minus, sign=-1)
+        return lerp_(shares, opposed, -self.beta)  # alpha P - beta N = P + beta (P - N), in one pass
 
     def needs_output(self, f: LinearMap) -> bool:
         return self.beta > 0 or self.conserve

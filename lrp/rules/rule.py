@@ -15,6 +15,7 @@ from torch import Tensor
 from ..maps import LinearMap
 from ..maps.arithmetic import add_, damp, divide, identity, sum_up
 from ..maps.records import changed
+from .accounts import current
 from .numbers import check_number, range_error
 from .place import Family, Place
 from .totals import Parts, difference, total
@@ -266,7 +267,7 @@ class Proportional(Rule):
             raise ValueError(f"bias={self.bias!r}: choose one of {', '.join(map(repr, get_args(Bias)))}")
 
     def redistribute(self, f: LinearMap, x: Tensor, w: Tensor, b: Tensor | None, z: Tensor, R: Tensor) -> Tensor:
-        s = divide(R, self.counted(f, x, w, b, z), self.stabiliser(z))
+        s = self.divided(R, self.counted(f, x, w, b, z), self.stabiliser(z), None if b is None else f.per_output(b))
         return self.pull(f, [(x, identity)], w, b, s)
 
     def is_divisible(self, x: Tensor) -> bool:
@@ -338,7 +339,24 @@ class Proportional(Rule):
         """
         if total is None:
             total = self.total(f, parts, w, b)
-        return self.pull(f, parts, w, b, divide(R, total, self.epsilon, sign))
+        s = self.divided(R, total, self.epsilon, None if b is None else f.per_output(b), sign)
+        return self.pull(f, parts, w, b, s)
+
+    def divided(
+        self, R: Tensor, total: Tensor, epsilon: float | Tensor, bias: Tensor | None = None, sign: int = 0
+    ) -> Tensor:
+        """The relevance of each unit of contribution, ``R / stabilize(total, epsilon)``, of which account is kept.
+
+        Args:
+            bias: what of the total is the bias', if anything.
+            sign: as for :meth:`share`.
+        """
+        account = current()
+        if account is None:
+            return divide(R, total, epsilon, sign)
+        s = divide(R, total.clone(), epsilon, sign)
+        account.note(R, total, s, bias if self.bias == "absorb" else None)
+        return s
 
     def pull(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, s: Tensor) -> Tensor:
         """The relevance of the inputs, where an output gives ``s`` to each unit of contribution."""

@@ -6,5 +6,6 @@
 * :mod:`~lrp.engine.backward.moves` - how a layer's output was rearranged since, and back
 * :mod:`~lrp.engine.backward.kept` - what backward needs, kept from operations in place
 * :mod:`~lrp.engine.backward.samples` - whether a tensor is what it was, where torch does not count
+* :mod:`~lrp.engine.backward.books` - how much relevance comes to each call, and where it goes
 * :mod:`~lrp.engine.backward.recording` - who records the relevance of hidden layers
 """

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ...maps import Fixed
-from ...maps.arithmetic import divide
 from ...rules import Family, Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
 from ..calls import Key, as_function, distinct, named, tensors_in
@@ -92,7 +91,7 @@ class RootRelevance:
         value = x.to(dtype)
         z, pull, *_ = torch.func.vjp(self.function, value)
         share = self.rule if isinstance(self.rule, Proportional) else Proportional()
-        relevance: Tensor = value * pull(divide(R.to(dtype), self.degree * z, share.stabiliser(z)))[0]
+        relevance: Tensor = value * pull(share.divided(R.to(dtype), self.degree * z, share.stabiliser(z)))[0]
         return relevance.to(x.dtype)
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ...maps import Fixed
-from ...maps.arithmetic import divide
 from ...rules import Gradient, Proportional, Rule
 from ..backward.propagation import computing_dtype
 from ..calls import Key, named, plain_name, substitute
@@ -54,7 +53,8 @@ class SumRelevance:
         p_a, q_b = self.p * a, self.q * b
         z = p_a + q_b
         if isinstance(self.rule, Proportional) and self.rule.is_plain():
-            s = divide(R, z, self.rule.stabiliser(z))
+            constants = [t for t, is_live in zip((p_a, q_b), self.live, strict=True) if not is_live]
+            s = self.rule.divided(R, z, self.rule.stabiliser(z), constants[0] if constants else None)
             return p_a * s, q_b * s
         x = torch.stack([a.expand_as(z), b.expand_as(z)], dim=-1)
         live, w = x.new_tensor(self.live), x.new_tensor((self.p, self.q))
