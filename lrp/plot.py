@@ -73,3 +73,28 @@ def _lefts(rows: Sequence[Mapping[str, Any]], column: str) -> list[float]:
     """Where the bars of a column begin: beside those of its sign that come before."""
     before = _STACK[: _STACK.index(column)]
     return [sum(row[name] for name in before if (row[name] > 0) == (row[column] > 0)) for row in rows]
+
+
+def curve(lines: Mapping[str, Sequence[float]], ticks: Sequence[Any], ylabel: str) -> Figure:
+    """Curves over the same steps, by their names.
+
+    Args:
+        lines: the curves.
+        ticks: what stands under each step.
+        ylabel: what stands beside them.
+
+    >>> curve({"most": [1.0, 0.2], "least": [1.0, 0.9]}, [0, 1], "output").axes[0].get_ylabel()
+    'output'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(4.0, 0.3 * len(ticks) + 2), 3), layout="constrained")
+    axis = figure.subplots()
+    for name, values in lines.items():
+        axis.plot(range(len(values)), values, marker=".", label=name or None)
+    axis.set(ylabel=ylabel, xticks=range(len(ticks)), xticklabels=ticks)
+    axis.tick_params(axis="x", rotation=90 if any(len(str(tick)) > 4 for tick in ticks) else 0)
+    axis.axhline(0, color="0.7", linewidth=0.8)
+    if any(lines):
+        figure.legend(loc="outside right upper")
+    return figure

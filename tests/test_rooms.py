@@ -21,6 +21,7 @@ ORDER = [
     {"patterns", "trace", "weights"},
     {"plot"},
     {"explanation"},
+    {"evaluate"},
     {"lrp"},
 ]
 

@@ -6,12 +6,14 @@
 * :mod:`~lrp.explanation.targets`, :mod:`~lrp.explanation.starts` - what is explained, and how much relevance it has
 * :mod:`~lrp.explanation.auto` - which rule suits a model
 * :mod:`~lrp.explanation.audit` - where relevance went
+* :mod:`~lrp.explanation.randomization` - whether a map depends on what the model has learned
 * :mod:`~lrp.explanation.result`, :mod:`~lrp.explanation.files` - what comes out, and in which files it is kept
 """
 
 from .audit import Audit, Row
 from .explain import explain
+from .randomization import Randomization
 from .result import Explanation, Features
 from .targets import Difference, Region, Top
 
-__all__ = ["Audit", "Difference", "Explanation", "Features", "Region", "Row", "Top", "explain"]
+__all__ = ["Audit", "Difference", "Explanation", "Features", "Randomization", "Region", "Row", "Top", "explain"]

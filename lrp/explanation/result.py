@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engine import Asked
 from ..rules import Rule
-from . import audit, files
+from . import audit, files, randomization
 from .inputs import mapped
 from .running import Question
 
@@ -119,6 +119,20 @@ class Explanation:
                 model no longer gives this output.
         """
         return audit.audit(self._asked(), self.rule, self.output)  # type: ignore[arg-type]
+
+    def randomized(self, seed: int = 0) -> randomization.Randomization:
+        """How much the map depends on what the model has learned; see :class:`~lrp.explanation.Randomization`.
+
+        The layers of a copy are drawn anew, one after another from the top, and each time it is explained again.
+
+        Args:
+            seed: of the weights; the same seed gives the same numbers.
+
+        Raises:
+            RuntimeError: as for :meth:`audit`.
+            TypeError: for a model whose weights cannot be drawn.
+        """
+        return randomization.randomized(self._asked(), self.rule, seed)  # type: ignore[arg-type]
 
     def _asked(self) -> Sequence[Question]:
         if not self._questions:

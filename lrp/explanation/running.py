@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -153,6 +153,13 @@ def selected(question: Question, forward: Forward) -> Selection:
     """Which outputs of a forward are explained."""
     target = question.target
     return Everything(target) if is_function(target) else select(target, forward.y)
+
+
+def called(question: Question, rule: Rule) -> list[str]:
+    """The names of the modules that make live tensors, in the order in which they are called first."""
+    watched = replace(question, request=replace(question.request, layers="*"))
+    names = (name.partition("#")[0].partition("[")[0] for name in run(watched, rule, "relevance").watch.seen)
+    return [*dict.fromkeys(names)]
 
 
 def run(question: Question, rule: Rule, form: Asked, books: Books | None = None) -> Forward:

@@ -142,6 +142,14 @@ def select(target: Any, y: Tensor) -> Selection:
     return _channels(target, y)
 
 
+def fixed(target: Any, y: Tensor) -> Any:
+    """The same target, where it is the largest outputs those that they are."""
+    if target is not None and not isinstance(target, Top):
+        return target
+    found = select(target, y).target
+    return [tuple(index) for index in found.tolist()] if target is None and y.dim() > 2 else found
+
+
 def is_function(target: Any) -> bool:
     """Whether the target is a function of the output, or one for each sample."""
     return callable(target) or (isinstance(target, (list, tuple)) and len(target) > 0 and all(map(callable, target)))

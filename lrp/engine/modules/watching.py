@@ -129,7 +129,7 @@ def _named(model: nn.Module, layers: Layers) -> Iterator[tuple[str, Side]]:
         if side not in ("input", "output"):
             raise ValueError(f"layers: {pattern!r}: {side!r}: must be 'input' or 'output'")
         found = [name for name in names if fnmatchcase(name, pattern)]
-        if not found:
+        if not found and names:
             close = get_close_matches(pattern, names, 3, 0.4) or names[:5]
             raise ValueError(f"layers: no module is named {pattern!r}; there are {', '.join(map(repr, close))} ...")
         yield from ((name, side) for name in found)  # type: ignore[misc]
