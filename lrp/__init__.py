@@ -1,6 +1,6 @@
 """lrp: explain PyTorch networks by layer-wise relevance propagation."""
 
-from . import composites, evaluate, functional, patterns, plot, rules, trace, weights
+from . import composites, concepts, evaluate, functional, patterns, plot, rules, trace, weights
 from .compiling import compile  # noqa: A004 - as torch.compile
 from .composites import Composite
 from .conversion import convert, convert_vgg
@@ -62,6 +62,7 @@ __all__ = [
     "Top",
     "compile",
     "composites",
+    "concepts",
     "convert",
     "convert_vgg",
     "evaluate",

@@ -121,7 +121,7 @@ def _removed(x: Tensor, blank: Tensor, ids: Tensor, order: Tensor, counts: Seque
 
 
 def _patches(shape: Sequence[int], patch: int | None) -> Tensor:
-    """The number of the patch that each place of a sample is in: places are features, or what channels have in common."""
+    """The number of the patch that each place of a sample is in: of a feature, or of what channels have in common."""
     sizes = shape[1:] if len(shape) == 2 else shape[2:]
     side = patch or (1 if len(shape) == 2 else max(1, min(sizes) // 14))
     ids = torch.zeros((), dtype=torch.long)

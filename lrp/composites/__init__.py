@@ -4,6 +4,7 @@ A composite is itself a rule, that of a whole model: an ordered table from selec
 
 * :mod:`~lrp.composites.composite` - the table, and what its selectors match
 * :mod:`~lrp.composites.named` - those of the literature, and the keys that ``rule=`` takes
+* :mod:`~lrp.composites.auto` - which rule suits a model, by the functions that it calls
 
 A new composite is a class in ``named`` that says its table, with its key. How a rule shares relevance out is not said
 here but in :mod:`lrp.rules`.

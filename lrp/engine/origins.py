@@ -119,7 +119,7 @@ class Origins:
         """Those of the functions that relevance reaches from the outputs."""
         if not functions:
             return []
-        reached = set(_nodes_behind(t.grad_fn for t in outputs))
+        reached = set(nodes_behind(t.grad_fn for t in outputs))
         return [function for function, node in functions if node in reached]
 
     def _unseen_end(self) -> str:
@@ -142,7 +142,7 @@ class Origins:
         if t._base is not None and t._base in self._known and not any(map(_is_custom, self._nodes_since(node))):
             self._note_view(t, t._base)
             return True
-        if node is None or not any(behind in self._roots for behind in _nodes_behind([node])):
+        if node is None or not any(behind in self._roots for behind in nodes_behind([node])):
             return False
         if node.name().startswith("CheckpointFunction"):
             raise NotImplementedError(_REENTRANT)
@@ -183,11 +183,11 @@ class Origins:
         for behind in self._nodes_since(node):
             of_leaves = [hasattr(b, "variable") and b not in self._roots for b, _ in behind.next_functions]
             if any(of_leaves):
-                behind.register_hook(partial(_withhold, of_leaves))
+                behind.register_hook(partial(withhold, of_leaves))
 
     def _nodes_since(self, node: Node | None) -> Iterator[Node]:
         """The nodes of the autograd graph from this back to where relevance was seen last."""
-        return _nodes_behind([node], self._is_explained)
+        return nodes_behind([node], self._is_explained)
 
     def _is_explained(self, node: Node) -> bool:
         return node in self._roots or hasattr(node, "redistribute")
@@ -204,7 +204,7 @@ class Origins:
         return None
 
 
-def _nodes_behind(nodes: Iterable[Node | None], is_end: Callable[[Node], bool] = lambda node: False) -> Iterator[Node]:
+def nodes_behind(nodes: Iterable[Node | None], is_end: Callable[[Node], bool] = lambda node: False) -> Iterator[Node]:
     """All nodes of the autograd graph from these back, those that are an end left out."""
     seen: set[Node] = set()
     ahead = [*nodes]
@@ -243,9 +243,9 @@ def _is_custom(node: Node) -> bool:
     return isinstance(node, BackwardCFunction) and node.name() not in _HAND_ON
 
 
-def _withhold(of_leaves: Sequence[bool], gradients: Sequence[Tensor | None], _: Any) -> tuple[Tensor | None, ...]:
-    """The gradients that a node of the autograd graph gives, without those of leaves."""
-    return tuple(None if is_leaf else g for is_leaf, g in zip(of_leaves, gradients, strict=True))
+def withhold(which: Sequence[bool], gradients: Sequence[Tensor | None], _: Any) -> tuple[Tensor | None, ...]:
+    """The gradients that a node of the autograd graph gives, without some of them."""
+    return tuple(None if is_withheld else g for is_withheld, g in zip(which, gradients, strict=True))
 
 
 def _owner(t: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 * :mod:`~lrp.explanation.explain` - the call: start to read here
 * :mod:`~lrp.explanation.running` - run a model, and let relevance flow
 * :mod:`~lrp.explanation.inputs`, :mod:`~lrp.explanation.outputs` - what models take and give
-* :mod:`~lrp.explanation.targets`, :mod:`~lrp.explanation.starts` - what is explained, and how much relevance it has
-* :mod:`~lrp.explanation.auto` - which rule suits a model
+* :mod:`~lrp.explanation.targets` - what is explained
+* :mod:`~lrp.explanation.flow` - how much relevance starts where, and what comes of it
 * :mod:`~lrp.explanation.audit` - where relevance went
 * :mod:`~lrp.explanation.randomization` - whether a map depends on what the model has learned
 * :mod:`~lrp.explanation.result`, :mod:`~lrp.explanation.files` - what comes out, and in which files it is kept

@@ -13,7 +13,7 @@ from ..engine import Books
 from ..engine.backward.books import Entry
 from ..rules import Rule
 from .inputs import joined, mapped
-from .running import Question, differentiating, flow, run, selected
+from .running import Question, differentiating, relevance_of, run, selected
 from .targets import is_function
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _audited(question: Question, rule: Rule) -> _Batch:
     books = Books()
     forward = run(question, rule, "relevance", books)
     try:
-        relevances, started = flow(forward, selected(question, forward), question.request, together=1)
+        relevances, started = relevance_of(forward, selected(question, forward), question.request, together=1)
     finally:
         books.end()
     reached = sum(float(R.detach().double().sum()) for R in relevances[: len(forward.ends)])

@@ -12,10 +12,10 @@ from ..composites import get as get_rule
 from ..engine import Asked, Layers, Patterns
 from ..engine.checks import check_form
 from ..rules import Rule
+from .flow import Concepts, check
 from .inputs import Arguments, Inputs, arguments, joined
 from .result import Explanation
 from .running import Answer, Question, Request, Subject, answer, differentiating
-from .starts import check
 from .targets import part
 
 
@@ -28,6 +28,7 @@ def explain(
     initial_relevance: str | Tensor = "output",
     layers: Layers = (),
     at: str | None = None,
+    concepts: Concepts | None = None,
     pattern: Patterns | None = None,
     forward_kwargs: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
@@ -58,6 +59,8 @@ def explain(
         layers: names or globs of modules, containers included, whose relevance is wanted as well, at their outputs;
             or a dict from these to ``"output"`` or ``"input"``.
         at: the name of a module, called once, whose output is explained in place of the inputs, such as an embedding.
+        concepts: a dict from a module's name to channels of its output: the map is that of the relevance that passes
+            through these. The maps of all channels of a layer that every path crosses add up to the whole.
         pattern: for rules that need patterns.
         forward_kwargs: further keyword arguments of the model, which are not explained.
         batch_size: how many samples are explained together; default all.
@@ -81,11 +84,14 @@ def explain(
     check(initial_relevance)
     if form is not None:
         check_form(form, differentiable)
-    if form == "gradient" and layers:
-        raise ValueError("form='gradient' with layers=: only form='relevance' carries the relevance of hidden tensors")
+    if form == "gradient" and (layers or concepts):
+        raise ValueError(
+            "form='gradient' with layers= or concepts=: the relevance of hidden tensors is in form='relevance'"
+        )
     request = Request(
-        get_rule(rule) if rule != "auto" else None, initial_relevance, layers, at, pattern, form, strict, differentiable
-    )
+        rule=get_rule(rule) if rule != "auto" else None, initial=initial_relevance, layers=layers, at=at,
+        concepts=concepts or {}, pattern=pattern, form=form, strict=strict, differentiable=differentiable,
+    )  # fmt: skip
     with differentiating():
         given = arguments(model, inputs, forward_kwargs)
         _check_inputs(model, given, at)

@@ -11,17 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..composites import Composite, assigned_rules
+from ..composites import Composite, assigned_rules, auto
 from ..conversion import convert
 from ..engine import Asked, Assignment, Books, GradientFormError, Layers, Patterns, Root, Watch, explained_by, value_of
 from ..rules import Rule
-from . import auto
+from .flow import TOGETHER, Concepts, Place, Start, flow, passages
 from .inputs import Arguments, mapped, replaced
 from .outputs import find
-from .starts import starts, totals
 from .targets import Everything, Selection, is_function, select, values
-
-_TOGETHER = 16  # maps that are made by one backward
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,7 @@ class Request:
     initial: str | Tensor
     layers: Layers
     at: str | None
+    concepts: Concepts
     pattern: Patterns | None
     form: Asked | None
     strict: bool
@@ -41,7 +39,7 @@ class Request:
         """In which forms it can be answered, the best first."""
         if self.form is not None:
             return (self.form,)
-        is_seen = bool(self.layers) or self.differentiable
+        is_seen = bool(self.layers) or bool(self.concepts) or self.differentiable
         has_form = isinstance(rule, Composite) or rule.has_gradient_form
         return ("gradient", "relevance") if has_form and not is_seen else ("relevance",)
 
@@ -110,6 +108,7 @@ class Forward:
         given: its arguments.
         ends: the tensors that relevance comes to.
         watch: the hidden layers that are watched.
+        concepts: those of which some channels are asked for.
         assignment: which rule was where.
         rule, form: those of it.
     """
@@ -120,6 +119,7 @@ class Forward:
     given: Arguments
     ends: Sequence[Tensor]
     watch: Watch
+    concepts: Watch
     assignment: Assignment
     rule: Rule
     form: Asked
@@ -130,7 +130,7 @@ def answer(question: Question) -> Answer:
     target, request = question.target, question.request
     forward = _forward(question)
     selection = selected(question, forward)
-    relevances, started = flow(forward, selection, request)
+    relevances, started = relevance_of(forward, selection, request)
     n = len(forward.ends)
     if request.at is None:
         relevance, inputs = replaced(forward.given.given, forward.ends, relevances[:n]), question.given.given
@@ -147,6 +147,16 @@ def answer(question: Question) -> Answer:
         inputs=inputs,
         rule=forward.rule,
     )
+
+
+def relevance_of(
+    forward: Forward, selection: Selection, request: Request, together: int = TOGETHER
+) -> tuple[list[Tensor], Tensor]:
+    """The relevance of all ends and watched layers of a forward, and what each map started with."""
+    through = passages(request.concepts, forward.concepts.seen)
+    start = Start(request.initial, selection, forward.value)
+    places = [*map(Place.of, forward.ends), *(Place(s.edge, s.shape) for s in forward.watch.seen.values())]
+    return flow(forward.y, start, places, through, request.differentiable, together)
 
 
 def selected(question: Question, forward: Forward) -> Selection:
@@ -173,12 +183,13 @@ def run(question: Question, rule: Rule, form: Asked, books: Books | None = None)
     subject, target, request = question.subject, question.target, question.request
     given = question.given.explained(request.differentiable)
     watch = Watch(subject.hooked() if request.layers else subject.twin, request.layers)
+    concepts = Watch(subject.hooked() if request.concepts else subject.twin, [*request.concepts], "concepts")
     root = None if request.at is None else Root(request.at, _module(subject.hooked(), request.at))
     assignment = Assignment(rule, request.pattern, subject.twin)
     seen: list[tuple[Tensor, Any]] = []
 
     def forward(*args: Any, **kwargs: Any) -> Tensor:
-        with watch.on():
+        with watch.on(), concepts.on():
             output = subject.twin(*args, **kwargs)
         y = values(target, output, len(given)) if is_function(target) else find(output)
         seen.append((value_of(y), output))
@@ -192,31 +203,7 @@ def run(question: Question, rule: Rule, form: Asked, books: Books | None = None)
     )  # fmt: skip
     ends = [t for t in given.tensors if t.requires_grad] if root is None else [root.output]
     ((value, output),) = seen
-    return Forward(y, value, output, given, ends, watch, assignment, rule, form)
-
-
-def flow(
-    forward: Forward, selection: Selection, request: Request, together: int = _TOGETHER
-) -> tuple[list[Tensor], Tensor]:
-    """The relevance of all ends and watched layers, and what each map started with.
-
-    Args:
-        together: how many maps are made by one backward, at most.
-    """
-    y, number, seen = forward.y, selection.number, [*forward.watch.seen.values()]
-    ends = [*forward.ends, *(s.edge for s in seen)]
-    shapes = [*(t.shape for t in forward.ends), *(s.shape for s in seen)]
-    step = max(1, together // max(1, len(y) if y.dim() else 1))
-    chunks = [slice(first, first + step) for first in range(0, number or 1, step)]
-    found: list[Sequence[Tensor]] = []
-    started: list[Tensor] = []
-    for chunk in chunks:
-        start = starts(request.initial, selection, forward.value, chunk)
-        started.append(totals(start))
-        gradients = _gradients(y, ends, start, chunk is not chunks[-1], request.differentiable)
-        full = [y.new_zeros(len(start), *s) if g is None else g for g, s in zip(gradients, shapes, strict=True)]
-        found.append(full)
-    return [_by_sample(parts, number) for parts in zip(*found, strict=True)], _by_sample(started, number)
+    return Forward(y, value, output, given, ends, watch, concepts, assignment, rule, form)
 
 
 def _forward(question: Question) -> Forward:
@@ -236,21 +223,6 @@ def _in_best_form(question: Question, rule: Rule) -> Forward:
         except GradientFormError:
             continue
     return run(question, rule, last)
-
-
-def _gradients(y: Tensor, ends: Sequence[Any], start: Tensor, keeps: bool, differentiable: bool) -> Sequence[Any]:
-    """What comes to the ends, of all starts at once."""
-    settings: dict[str, Any] = {"allow_unused": True, "create_graph": differentiable}
-    settings["retain_graph"] = keeps or differentiable
-    if len(start) == 1:
-        return [None if g is None else g.unsqueeze(0) for g in torch.autograd.grad(y, ends, start[0], **settings)]
-    return torch.autograd.grad(y, ends, start, is_grads_batched=True, **settings)
-
-
-def _by_sample(parts: Sequence[Tensor], number: int | None) -> Tensor:
-    """``(N, ...)``, or ``(N, K, ...)`` of several targets, of what has the targets first."""
-    together = torch.cat([*parts]) if len(parts) > 1 else parts[0]
-    return together[0] if number is None else together.transpose(0, 1)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

@@ -26,8 +26,8 @@ def test_layers_are_drawn_from_the_top() -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     random = torch.get_rng_state()
     found = lrp.explain(model, x, rule=Epsilon(0.1)).randomized(0)
-    assert list(found.curve)[0] == "last"
-    assert list(found.curve)[-1] == "first"
+    assert [*found.curve][:1] == ["last"]
+    assert [*found.curve][-1:] == ["first"]
     assert {"norm", "block.conv", "block.shortcut", "alone", "more.0"} <= set(found.curve)
     assert found.correlation == found.curve["first"]
     assert all(-1 <= value <= 1 for value in found.curve.values())

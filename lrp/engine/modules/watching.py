@@ -39,6 +39,7 @@ class Watch:
     Args:
         model: the model, whose modules nobody else calls meanwhile: they are hooked.
         layers: names or globs of its modules, or a dict from these to the side of them.
+        argument: what an error calls these.
 
     Attributes:
         seen: what was seen, by the module's name; of a module that is called again ``"name#2"``, ...; of a module that
@@ -48,9 +49,9 @@ class Watch:
         ValueError: for a name that no module has.
     """
 
-    def __init__(self, model: nn.Module, layers: Layers) -> None:
+    def __init__(self, model: nn.Module, layers: Layers, argument: str = "layers") -> None:
         self.seen: dict[str, Seen] = {}
-        self._sides = dict(_named(model, layers))
+        self._sides = dict(_named(model, layers, argument))
         self._model = model
         self._calls: Counter[str] = Counter()
 
@@ -120,16 +121,16 @@ def _on_output(see: Callable[[Any], None]) -> Callable[..., None]:
     return lambda module, args, output: see(output)
 
 
-def _named(model: nn.Module, layers: Layers) -> Iterator[tuple[str, Side]]:
+def _named(model: nn.Module, layers: Layers, argument: str) -> Iterator[tuple[str, Side]]:
     """The names of the modules that are meant, and which side of each."""
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     wanted = {layers: "output"} if isinstance(layers, str) else layers
     pairs = wanted.items() if isinstance(wanted, Mapping) else ((pattern, "output") for pattern in wanted)
     for pattern, side in pairs:
         if side not in ("input", "output"):
-            raise ValueError(f"layers: {pattern!r}: {side!r}: must be 'input' or 'output'")
+            raise ValueError(f"{argument}: {pattern!r}: {side!r}: must be 'input' or 'output'")
         found = [name for name in names if fnmatchcase(name, pattern)]
         if not found and names:
             close = get_close_matches(pattern, names, 3, 0.4) or names[:5]
-            raise ValueError(f"layers: no module is named {pattern!r}; there are {', '.join(map(repr, close))} ...")
+            raise ValueError(f"{argument}: no module is named {pattern!r}; there are {', '.join(map(repr, close))} ...")
         yield from ((name, side) for name in found)  # type: ignore[misc]

@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ..composites import EpsilonPlusFlat
 from ..engine import Assignment
 from ..engine.calls import plain_name
 from ..rules import Epsilon, Rule
+from .named import EpsilonPlusFlat
 
 _ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm", "einsum"}
