@@ -29,6 +29,7 @@ from .layers import (
 )
 from .rules import Rule
 from .sequential import Sequential
+from .verification import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ __all__ = [
     "Rule",
     "Sequential",
     "Top",
+    "Verification",
     "compile",
     "composites",
     "concepts",
@@ -72,5 +74,6 @@ __all__ = [
     "plot",
     "rules",
     "trace",
+    "verify",
     "weights",
 ]

@@ -21,7 +21,7 @@ ORDER = [
     {"patterns", "trace", "weights"},
     {"plot"},
     {"explanation"},
-    {"evaluate", "concepts"},
+    {"evaluate", "concepts", "verification"},
     {"lrp"},
 ]
 
