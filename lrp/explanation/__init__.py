@@ -6,6 +6,7 @@
 * :mod:`~lrp.explanation.targets` - what is explained
 * :mod:`~lrp.explanation.flow` - how much relevance starts where, and what comes of it
 * :mod:`~lrp.explanation.audit` - where relevance went
+* :mod:`~lrp.explanation.weights` - what flows through each weight
 * :mod:`~lrp.explanation.randomization` - whether a map depends on what the model has learned
 * :mod:`~lrp.explanation.result`, :mod:`~lrp.explanation.files` - what comes out, and in which files it is kept
 """

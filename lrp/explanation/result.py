@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engine import Asked
 from ..rules import Rule
-from . import audit, files, randomization
+from . import audit, files, randomization, weights
 from .inputs import mapped
 from .running import Question
 
@@ -133,6 +133,21 @@ class Explanation:
             TypeError: for a model whose weights cannot be drawn.
         """
         return randomization.randomized(self._asked(), self.rule, seed)  # type: ignore[arg-type]
+
+    def weights(self, layer: str) -> Tensor:
+        """The relevance that flows through each weight of a layer, summed over the batch: of the weight's shape.
+
+        It adds up to the relevance of the layer's inputs; that of a filter is ``.flatten(1).sum(1)``. A batch norm
+        after the layer counts with it. It is explained again, in relevance form.
+
+        Args:
+            layer: its name.
+
+        Raises:
+            RuntimeError: as for :meth:`audit`.
+            ValueError: for a name that is not there, and a rule that does not share out by weights.
+        """
+        return weights.weights(self._asked(), self.rule, layer)  # type: ignore[arg-type]
 
     def _asked(self) -> Sequence[Question]:
         if not self._questions:

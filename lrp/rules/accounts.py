@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from ..maps import LinearMap
+
 _local = threading.local()
 
 
@@ -20,10 +22,14 @@ class Account:
     Attributes:
         bias: what would be the relevance of the bias, were it an input.
         stabiliser: what the total lacks when the stabiliser is added to it.
+        follows_weights: whether what flows through each weight is noted, too.
+        weights: that, of the weight's shape.
     """
 
     def __init__(self) -> None:
         self.bias = self.stabiliser = 0.0
+        self.follows_weights = False
+        self.weights: Tensor | None = None
         self._weight = 1.0
 
     @contextmanager
@@ -49,6 +55,20 @@ class Account:
         self.stabiliser += self._weight * float((R.detach().double() - s * total.detach().double()).sum())
         if bias is not None:
             self.bias += self._weight * float((s * bias.detach().double()).sum())
+
+    def follow(self, f: LinearMap, x: Tensor, w: Tensor, s: Tensor) -> None:
+        """Note what flows through each weight: ``w x s``, summed over all its uses.
+
+        Args:
+            f: the map.
+            x: the inputs, modified as the rule has it; one sample may stand for all.
+            w: the weights, alike.
+            s: the relevance of each unit of contribution.
+        """
+        if self.follows_weights:
+            several = x.expand(len(s), *x.shape[1:]) if len(x) == 1 else x
+            through = self._weight * (w * f.weight_pullback(several, s)).detach().sum_to_size(w.shape)
+            self.weights = through if self.weights is None else self.weights + through
 
 
 def current() -> Account | None:

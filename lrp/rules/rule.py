@@ -360,6 +360,9 @@ class Proportional(Rule):
 
     def pull(self, f: LinearMap, parts: Parts, w: Tensor, b: Tensor | None, s: Tensor) -> Tensor:
         """The relevance of the inputs, where an output gives ``s`` to each unit of contribution."""
+        if (account := current()) is not None:
+            for x_p, make in parts:
+                account.follow(f, x_p, make(w), s)
         relevance = sum_up(f.weigh(x_p, f.pullback_modified(s, make, w)) for x_p, make in parts)
         if self.bias == "distribute" and b is not None:
             relevance = add_(relevance, f.spread(s * f.per_output(b), w))
