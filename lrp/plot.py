@@ -98,3 +98,37 @@ def curve(lines: Mapping[str, Sequence[float]], ticks: Sequence[Any], ylabel: st
     if any(lines):
         figure.legend(loc="outside right upper")
     return figure
+
+
+def maps(several: Sequence[Sequence[Any]], titles: Sequence[str] = ()) -> Figure:
+    """Maps side by side, each with a scale of its own, whose ends are under it: red speaks for, blue against.
+
+    Args:
+        several: rows of maps, arrays ``(H, W)`` or ``(F,)``; the latter become bars.
+        titles: what stands above each column.
+
+    >>> import numpy as np
+    >>> len(maps([[np.eye(3), np.ones(4)]], ["a map", "features"]).axes)
+    2
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = len(several), max(map(len, several))
+    figure = Figure(figsize=(2.6 * columns, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, row_of_axes in zip(several, axes, strict=True):
+        for values, axis in zip(row, row_of_axes, strict=True):
+            _draw(axis, values)
+    for title, axis in zip(titles, axes[0], strict=False):
+        axis.set_title(title)
+    return figure
+
+
+def _draw(axis: Any, values: Any) -> None:
+    """One map, or bars of features."""
+    end = float(abs(values).max()) or 1.0
+    if values.ndim == 1:
+        axis.bar(range(len(values)), values, color=["tab:red" if value > 0 else "tab:blue" for value in values])
+        return
+    axis.imshow(values, cmap="seismic", vmin=-end, vmax=end)
+    axis.set(xticks=[], yticks=[], xlabel=f"\u00b1{end:.2g}")

@@ -27,7 +27,7 @@ def run(page: str, n_blocks: int) -> dict[str, Any]:
 
 def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = run(README, 9)
+    names = run(README, 13)
     assert names["x"].grad.shape == (5, 1, 28, 28)
     assert names["resnet_images"].grad.shape == (2, 3, 64, 64)
     assert names["output"].shape == (2, 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from ..rules import Rule
 from . import audit, files, randomization, weights
 from .inputs import mapped
 from .running import Question
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Features(NamedTuple):
@@ -108,6 +111,23 @@ class Explanation:
         mapped(self.relevance, parts.append)
         sums = [R.detach().double().flatten(lead).sum(lead) if R.dim() > lead else R.double() for R in parts]
         return torch.stack(sums).sum(0)
+
+    def plot(self) -> Figure:
+        """A picture of the maps, a row a sample and a column a target; of features, bars. Needs matplotlib.
+
+        Raises:
+            TypeError: for several inputs, and for maps of more than two dimensions.
+        """
+        from ..plot import maps  # here, for `import lrp` needs torch alone
+
+        lead = self.initial_relevance.dim()
+        found = self.map()
+        if not isinstance(found, Tensor) or not lead < found.dim() <= lead + 2:
+            raise TypeError(
+                "plot(): draws one input, whose map has one or two dimensions; see map() and lrp.plot.maps()"
+            )
+        rows = found.detach().cpu().float().unsqueeze(1) if lead == 1 else found.detach().cpu().float()
+        return maps([[*row.numpy()] for row in rows])
 
     def audit(self) -> audit.Audit:
         """Where relevance went, call by call; see :class:`~lrp.explanation.audit.Audit`.

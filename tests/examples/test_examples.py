@@ -139,3 +139,15 @@ def test_a_wrong_option_is_one_line_that_says_what_to_do(
 
 def test_config_ini_names_a_folder_for_mnist(examples: SimpleNamespace) -> None:
     assert examples.mnist_network.mnist_dir() == EXAMPLES.parent / "data"
+
+
+def test_pruning_by_relevance_keeps_more_than_by_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    importlib.import_module("prune_mnist").main([])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["pruned", "relevance", "size"]
+    by_share = {row[0]: [float(cell.rstrip("%")) for cell in row[1:]] for row in rows[1:]}
+    assert by_share["0%"][0] == by_share["0%"][1] > 95
+    assert by_share["40%"][0] > 90 > by_share["40%"][1]

@@ -9,6 +9,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 
 import lrp
 
@@ -250,3 +251,21 @@ def test_a_wrong_option_is_one_line_that_says_what_to_do(
     assert all(line.startswith("Downloading: ") for line in announced)  # torch says so itself
     for part in parts:
         assert part in message
+
+
+def test_whether_a_map_is_to_be_believed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example, imagenet = importlib.import_module("believe"), importlib.import_module("imagenet")
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 4, 5, 4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(3)
+    transforms = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    model = torch.nn.Sequential(*layers).eval()
+    model(torch.zeros(1, 3, 224, 224))
+    network = imagenet.Network(model, transforms, ["a", "b", "c"])
+    monkeypatch.setattr(example, "load_network", lambda name: network)
+    example.main(["--output", str(tmp_path / "believe.png")])
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"rank correlation with the map of random weights -?[\d.]+, flip gap -?[\d.]+", printed[0])
+    assert printed[1] == str(tmp_path / "believe.png")
+    assert (tmp_path / "believe.png").stat().st_size > 10_000

@@ -150,3 +150,23 @@ def test_and_what_looks_wrong(doubt: str) -> None:
     e = lrp.explain(model, torch.tensor([x]), rule=Epsilon(0.0))
     assert re.search(f"looks wrong: .*{doubt}", repr(e)), repr(e)
     assert "looks wrong" not in repr(lrp.explain(randomize(nn.Linear(3, 2)), torch.ones(1, 3).double()))
+
+
+@pytest.mark.parametrize(("target", "columns"), [(None, 1), (lrp.Top(2), 2)])
+def test_pictures(target: object, columns: int) -> None:
+    e = explained(target=target)
+    figure = e.plot()
+    assert len(figure.axes) == 3 * columns
+    drawn = figure.axes[columns].images[0]
+    expected = e.map()[1] if target is None else e.map()[1, 0]
+    assert (drawn.get_array() == expected.float().numpy()).all()
+    assert drawn.get_clim() == pytest.approx((-float(expected.abs().max()), float(expected.abs().max())))
+
+
+def test_pictures_of_features() -> None:
+    e = lrp.explain(nn.Linear(4, 2), torch.randn(1, 4))
+    assert [bar.get_height() for bar in e.plot().axes[0].patches] == pytest.approx(e.relevance[0].tolist())
+    with pytest.raises(TypeError, match="draws one input"):
+        lrp.explain(lambda a, b: a + b, (torch.ones(2, 3), torch.ones(2, 3))).plot()
+    with pytest.raises(TypeError, match="one or two dimensions"):
+        lrp.explain(nn.Conv3d(1, 2, 2), torch.randn(1, 1, 3, 3, 3), (0, 0, 0, 0)).plot()
