@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from imagenet import LITE, Network, load_network, photographs
@@ -56,7 +57,10 @@ def believe(network: Network, x: Tensor) -> Figure:
     axes[3].set(title="rank correlation with the map", xlabel="layers drawn anew, from the top", ylim=(-0.1, 1))
     for name, color in (("least", "tab:blue"), ("random", "0.6"), ("most", "tab:red")):
         axes[4].plot(
-            flip.fractions, getattr(flip, name), color=color, label=f"{name} relevant" if name != "random" else name
+            flip.fractions.numpy(),
+            getattr(flip, name).numpy(),
+            color=color,
+            label=f"{name} relevant" if name != "random" else name,
         )
     axes[4].set(title="output as patches are removed", xlabel="fraction removed")
     axes[4].legend(frameon=False)
@@ -69,14 +73,15 @@ def drawn_anew(model: nn.Module) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for module in copied.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
     return copied
 
 
 def _map(axis: Axes, relevance: Tensor, title: str) -> None:
     end = float(relevance.abs().max())
-    axis.imshow(relevance, cmap="seismic", vmin=-end, vmax=end)
+    axis.imshow(relevance.numpy(), cmap="seismic", vmin=-end, vmax=end)
     axis.set(title=title, xticks=[], yticks=[], xlabel=f"\u00b1{end:.2g}")
 
 
