@@ -219,7 +219,10 @@ def _check_target(call: LiveCall, streams: Streams) -> None:
 
 
 # What hands the memory of a tensor to others than torch.
-_LENDING = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage}
+_LENDING = {
+    Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.storage,
+    Tensor._typed_storage,
+}  # fmt: skip
 
 # What asks for no value: models do so in many places.
 _ATTRIBUTES = ("shape", "ndim", "dtype", "device")

@@ -19,7 +19,7 @@ from torch.autograd.graph import get_gradient_edge
 from ..maps import LinearMap
 from ..maps.padding import Widths
 from ..maps.records import changed
-from ..maps.storage import Box, layout, place_of
+from ..maps.storage import Box, is_given_back, layout, place_of
 from ..maps.weights import Memory
 from ..rules import Family, Rule
 from .assignment import Assignment
@@ -328,7 +328,9 @@ class Streams:
             layer.use(t, self.relays.keeper)
 
     def lend(self, t: Tensor) -> None:
-        """Note that others than torch may write to the memory of ``t`` from now on."""
+        """Note that others than torch may write to the memory of ``t`` from now on, or take it again."""
+        if is_given_back(t):
+            self.relays.keeper.taken_again(t)
         if self.known.has_memory(t):
             self.relays.keeper.lend(t)
             self.known.lend(t)

@@ -167,3 +167,45 @@ def test_layers_that_give_back_their_memory(rule: str, size: int) -> None:
         y.sum().backward()
         maps.append(x.grad)
     assert torch.equal(*maps)
+
+
+def fill(t: Tensor, values: Tensor) -> None:
+    with torch.autograd._unsafe_preserve_version_counter(t):
+        t.copy_(values)
+
+
+def test_memory_that_is_taken_again_is_not_copied_before_it_is_filled() -> None:
+    """At the same address there is anything in it then."""
+    keeper, w = Keeper(), torch.ones(64)
+    output, other = saved(keeper, w), saved(keeper, here := torch.ones(64))
+    keeper.taken_again(w)
+    fill(w, torch.full((64,), float("nan")))
+    keeper.rescue(w)
+    fill(w, torch.ones(64))
+    assert torch.equal(relevance(output), torch.ones(64))
+    assert keeper.rescue(here) is not None
+    here.zero_()
+    assert torch.equal(relevance(other), torch.ones(64))
+
+
+def test_a_model_that_takes_memory_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one is whose parameters are sharded, between two calls of a layer."""
+    torch.manual_seed(0)
+    weight = torch.randn(8, 8).double()
+    values, seen = weight.clone(), []
+    taken_again = Keeper.taken_again
+    monkeypatch.setattr(Keeper, "taken_again", lambda self, t: (seen.append(t is weight), taken_again(self, t)))
+
+    def forward(x: Tensor) -> Tensor:
+        h = torch.relu(x @ weight.T)
+        give_back(weight)
+        take_again(weight, values)
+        return h @ weight.T
+
+    x, y = torch.randn(3, 8).double().requires_grad_(), torch.randn(3, 8).double()
+    expected = torch.autograd.grad(
+        lrp.convert(lambda t: torch.relu(t @ values.T) @ values.T)(x, explain=True, rule="zplus"), x, y
+    )[0]
+    found = torch.autograd.grad(lrp.convert(forward)(x, explain=True, rule="zplus"), x, y)[0]
+    torch.testing.assert_close(found, expected)
+    assert True in seen

@@ -15,7 +15,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor
 
-from ...maps.storage import is_given_back, layout, place_of
+from ...maps.storage import is_given_back, layout, place_of, storage_of
 from ...maps.weights import Made
 
 TELLS_HOOKS = hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
@@ -68,6 +68,16 @@ class Keeper:
         """Keep copies of what is in the memory of ``t`` from now on: others than torch may write to it."""
         self.rescue(t)
         self._lent.add(place_of(t))
+
+    def taken_again(self, t: Tensor) -> None:
+        """Note that the memory of ``t`` was given back and is about to be taken again, perhaps at the same address.
+
+        What is written there next puts the values back that were kept: before that, there is nothing to copy.
+        """
+        storage = storage_of(t)
+        for place, noted in self._by_place.items():
+            living = [(reference, kept) for reference in noted if (kept := reference()) is not None]
+            self._by_place[place] = [reference for reference, kept in living if storage_of(kept.tensor) != storage]
 
     def rescue(self, target: Tensor, spared: Kept | None = None) -> Tensor | None:
         """Copy what is kept in the memory of ``target``, which is about to be overwritten.
