@@ -137,16 +137,25 @@ def flow(
     number = start.selection.number
     step = max(1, together // max(1, len(y) if y.dim() else 1))
     chunks = [slice(first, first + step) for first in range(0, number or 1, step)]
+    reached = _reached(y, places)
+    ends = [place.end for place, is_reached in zip(places, reached, strict=True) if is_reached]
     found: list[Sequence[Tensor]] = []
     started: list[Tensor] = []
     for chunk in chunks:
         R = starts(*start, chunk)
         started.append(R.flatten(2).sum(2) if R.dim() > 2 else R)
         with _through(y, through):
-            gradients = _gradients(y, [place.end for place in places], R, chunk is not chunks[-1], differentiable)
-        full = (R.new_zeros(len(R), *p.shape) if g is None else g for g, p in zip(gradients, places, strict=True))
-        found.append([*full])
+            gradients = iter(_gradients(y, ends, R, chunk is not chunks[-1], differentiable))
+        came = [next(gradients) if is_reached else None for is_reached in reached]
+        found.append([R.new_zeros(len(R), *p.shape) if g is None else g for g, p in zip(came, places, strict=True)])
     return [_by_sample(parts, number) for parts in zip(*found, strict=True)], _by_sample(started, number)
+
+
+def _reached(y: Tensor, places: Sequence[Place]) -> list[bool]:
+    """Whether relevance can come to each place: torch 2.6 ends the process when it is asked for one that it cannot."""
+    hidden = [place.end for place in places if not isinstance(place.end, Tensor)]
+    behind = {*nodes_behind([y.grad_fn])} if hidden else set()
+    return [isinstance(place.end, Tensor) or place.end.node in behind for place in places]
 
 
 @contextmanager

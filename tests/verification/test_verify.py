@@ -106,11 +106,12 @@ def unscaled(
     return original(self, call, x, None if scale is None else scale.abs(), shift, z, **facts)
 
 
-_stale: dict[int, Tensor] = {}
+_stale: dict[object, tuple[Tensor, Tensor]] = {}
 
 
 def stale(make: Callable[[Tensor], Tensor], w: Tensor, near: object = None) -> Tensor:
-    return _stale.setdefault((make, w.data_ptr(), w.shape), make(w))  # type: ignore[call-overload, no-any-return]
+    """What was made of a weight when it was seen first; it is held, so that no other has its memory."""
+    return _stale.setdefault((make, w.data_ptr(), w.shape), (w, make(w)))[1]
 
 
 ACTIVATION = "lrp.engine.handlers.activations.unchanged"
