@@ -63,9 +63,10 @@ def explain(
             through these. The maps of all channels of a layer that every path crosses add up to the whole.
         pattern: for rules that need patterns.
         forward_kwargs: further keyword arguments of the model, which are not explained.
-        batch_size: how many samples are explained together; default all.
-        form: ``"relevance"`` or ``"gradient"``, see :doc:`forward <layers>`; by default gradient form where the rules
-            have one and no ``layers`` are asked for.
+        batch_size: how many samples are explained together; default all. Tensors among the arguments that are as long
+            as the first input are divided with it.
+        form: ``"relevance"`` or ``"gradient"``, as in an explained forward; by default gradient form where the rules
+            have one and no ``layers`` or ``concepts`` are asked for.
         strict: whether a function without a rule is an error.
         differentiable: whether the relevance may be differentiated, by inputs that require grad and by parameters.
         progress: whether to show a bar.
