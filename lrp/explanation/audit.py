@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..engine import Books
 from ..engine.backward.books import Entry
+from ..engine.calls import replaced_within, tensors_within
 from ..rules import Rule
-from .inputs import joined, mapped
+from .inputs import joined
 from .running import Question, differentiating, relevance_of, run, selected
 from .targets import is_function
 
@@ -112,7 +113,7 @@ def audit(questions: Sequence[Question], rule: Rule, output: Any) -> Audit:
     """
     with differentiating():
         batches = [_audited(question, rule) for question in questions]
-    if not _is_same(output, joined([mapped(batch.output, Tensor.detach) for batch in batches])):
+    if not _is_same(output, joined([replaced_within(batch.output, Tensor.detach) for batch in batches])):
         raise RuntimeError("audit(): the model no longer gives the output that was explained: explain it again")
     calls = [*zip(*(batch.entries for batch in batches), strict=True)]
     rows = [row for entries in calls if _counts(row := _summed(entries), sum(entry.size for entry in entries))]
@@ -162,10 +163,7 @@ _ROUNDING = 1e-6
 
 def _is_same(before: Any, now: Any) -> bool:
     """Whether these have the same tensors."""
-    a: list[Tensor] = []
-    b: list[Tensor] = []
-    mapped(before, a.append)
-    mapped(now, b.append)
+    a, b = [*tensors_within(before)], [*tensors_within(now)]
     return len(a) == len(b) and all(map(_is_equal, a, b))
 
 

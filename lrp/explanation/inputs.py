@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engine.calls import tensors_within
+
 Inputs = Any  # a tensor or array, a tuple of what a model takes, or a mapping of its keyword arguments
 
 
@@ -109,7 +111,10 @@ def replaced(structure: Any, tensors: Sequence[Tensor], others: Sequence[Any]) -
 
 
 def joined(structures: Sequence[Any]) -> Any:
-    """One structure of several alike, whose tensors are joined along dimension 0."""
+    """One structure of several alike: tensors are joined along dimension 0, and lists of samples one after another.
+
+    Objects of other kinds that have tensors are listed.
+    """
     first = structures[0]
     if len(structures) == 1:
         return first
@@ -117,9 +122,12 @@ def joined(structures: Sequence[Any]) -> Any:
         return torch.cat([*structures]) if first.dim() else torch.stack([*structures])
     if isinstance(first, Mapping):
         return {key: joined([s[key] for s in structures]) for key in first}
+    if isinstance(first, list) and not all(isinstance(part, Tensor) for part in first):
+        return [part for s in structures for part in s]
     if isinstance(first, (tuple, list)):
-        return type(first)(joined(parts) for parts in zip(*structures, strict=True))
-    return first
+        parts = [joined(several) for several in zip(*structures, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return [*structures] if any(True for _ in tensors_within(first)) else first
 
 
 def _tensors(structure: Any) -> Iterator[Tensor]:

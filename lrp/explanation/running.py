@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..composites import Composite, assigned_rules, auto
 from ..conversion import convert
 from ..engine import Asked, Assignment, Books, GradientFormError, Layers, Patterns, Root, Watch, explained_by, value_of
+from ..engine.calls import replaced_within
 from ..rules import Rule
 from .flow import TOGETHER, Concepts, Place, Start, flow, passages
-from .inputs import Arguments, mapped, replaced
+from .inputs import Arguments, replaced
 from .outputs import find
 from .targets import Everything, Selection, is_function, select, values
 
@@ -138,7 +139,7 @@ def answer(question: Question) -> Answer:
         relevance, inputs = relevances[0], forward.ends[0].detach()
     return Answer(
         relevance=relevance,
-        output=mapped(forward.output, Tensor.detach) if is_function(target) else forward.y.detach(),
+        output=replaced_within(forward.output, Tensor.detach) if is_function(target) else forward.y.detach(),
         target=selection.target,
         initial_relevance=started,
         layers=dict(zip(forward.watch.seen, relevances[n:], strict=True)),

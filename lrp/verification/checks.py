@@ -60,7 +60,7 @@ class Subject:
 
 
 def _everything(output: Any) -> Tensor:
-    """All outputs of each sample, with weights of both signs, for a mistake in one to show."""
+    """All outputs of each sample, each with a weight of its own, for a mistake in one to show."""
     y = find(output)
     y = y.reshape(len(y), -1) if y.dim() else y.reshape(1, 1)
     return y @ torch.linspace(0.5, 1.5, y.shape[1], dtype=y.dtype, device=y.device)

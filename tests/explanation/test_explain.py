@@ -326,3 +326,31 @@ class Spelled(nn.Module):
 def test_attention_is_refused_by_name(model: nn.Module) -> None:
     with pytest.raises(NotImplementedError, match="rule='auto': the model has attention"):
         lrp.explain(model.eval(), torch.randn(2, 3, 4), lambda y: y.flatten(1)[:, 0])
+
+
+class Named(nn.Module):
+    """A model that gives an object, and tensors in a named tuple in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        y = self.layer(x)
+        return SimpleNamespace(pair=Pair(y, 2 * y))
+
+
+Pair = namedtuple("Pair", "a b")
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_what_a_model_gives_is_shown_without_its_graph(batch_size: int | None) -> None:
+    model, x = Named(), torch.randn(4, 4)
+    e = lrp.explain(lambda t: model(t).pair, x, lambda pair: pair.a[:, 1], batch_size=batch_size)
+    assert isinstance(e.output, Pair)
+    torch.testing.assert_close(e.output, model(x).pair, check_dtype=True)
+    assert not e.output.a.requires_grad
+    whole = lrp.explain(model, x, lambda out: out.pair.a[:, 1])
+    assert not whole.output.pair.b.requires_grad
+    parts = lrp.explain(model, x, lambda out: out.pair.a[:, 1], batch_size=3)
+    assert [len(part.pair.a) for part in parts.output] == [3, 1]

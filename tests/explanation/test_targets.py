@@ -163,6 +163,11 @@ def test_a_detector() -> None:
     scores = torch.stack([found["scores"][0] for found in model(x)])
     assert error(e.relevance, x.detach() * torch.autograd.grad(scores.sum(), x)[0]) < 1e-9
     assert torch.equal(e.output[1]["scores"], model(x)[1]["scores"])
+    parts = lrp.explain(model, x, best, rule=EXACT, batch_size=1)
+    assert len(parts.output) == 2
+    assert torch.equal(parts.output[1]["scores"], model(x[1:])[0]["scores"])
+    assert error(parts.relevance, e.relevance) < 1e-12
+    assert parts.audit().started == pytest.approx(e.audit().started)
     together = lrp.explain(model, x, lambda found: torch.stack([f["scores"][0] for f in found]), rule=EXACT)
     assert error(together.relevance, e.relevance) < 1e-12
 
