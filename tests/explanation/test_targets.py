@@ -255,3 +255,21 @@ def test_what_is_no_class_has_no_probability() -> None:
 def test_top_is_of_some(k: object) -> None:
     with pytest.raises(ValueError, match="must be a positive integer"):
         Top(k)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, [16, 16, 16, 2]), (3, [5] * 10), (40, [1] * 50)])
+@pytest.mark.parametrize("batch_size", [None, 20])
+def test_no_backward_makes_more_maps_than_a_few(
+    n: int, expected: list[int], batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = randomize(nn.Linear(4, 50)), torch.randn(n, 4).double()
+    grad, numbers = torch.autograd.grad, []
+
+    def counted(y: Tensor, ends: object, start: Tensor, **settings: object) -> object:
+        numbers.append(len(start) if settings.get("is_grads_batched") else 1)
+        return grad(y, ends, start, **settings)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    e = lrp.explain(model, x, "all", rule=Epsilon(0.1), batch_size=batch_size)
+    assert e.relevance.shape == (n, 50, 4)
+    assert numbers == expected * (2 if batch_size is not None and n > batch_size else 1)
