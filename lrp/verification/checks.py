@@ -25,6 +25,7 @@ POSITIVE = Composite(
     {family: Epsilon(1e-12) for family in ("pool", "sum", "norm")}, default=ZPlus(epsilon=1e-12, bias="ignore")
 )
 _PRECISE, _EXACT, _ROUGH = 1e-8, 1e-5, 1e-3
+_STEPS = (1e-6, 1e-5, 1e-7, 1e-8, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,22 @@ def conservation(subject: Subject, notes: list[str]) -> Iterator[str]:
 
 
 def differences(subject: Subject) -> Iterator[str]:
-    """The model's own gradient against differences of its output."""
+    """The model's own gradient against differences of its output, by a step that suits one of them."""
     given = subject.given.explained(False)
     xs = [t for t in given.tensors if t.requires_grad]
     value = subject.value(given)
     gradients = torch.autograd.grad(value.sum(), xs, allow_unused=True)
     generator = torch.Generator().manual_seed(0)
     noise = (torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) for x in xs)
-    steps = [1e-6 * t * (x.detach().abs() + 0.1) for t, x in zip(noise, xs, strict=True)]
-    slope = sum(float((g * step).sum()) for g, step in zip(gradients, steps, strict=True) if g is not None)
-    with torch.no_grad():
-        up, down = (subject.value(_moved(given, xs, steps, sign)).sum() for sign in (1, -1))
-    size = sum(float((g * step).abs().sum()) for g, step in zip(gradients, steps, strict=True) if g is not None)
-    if abs(float(up - down) / 2 - slope) > _ROUGH * max(size, 1e-12 * float(value.detach().abs().sum())):
-        yield "the model's gradient is not that of its output, by finite differences: one of its functions is wrong"
+    ways = [t * (x.detach().abs() + 0.1) for t, x in zip(noise, xs, strict=True)]
+    terms = [g * way for g, way in zip(gradients, ways, strict=True) if g is not None]
+    slope, size = (sum(float(t.sum()) for t in several) for several in (terms, [t.abs() for t in terms]))
+    for step in _STEPS:
+        with torch.no_grad():
+            up, down = (subject.value(_moved(given, xs, ways, sign * step)).sum() for sign in (1, -1))
+        if abs(float(up - down) / (2 * step) - slope) <= _ROUGH * max(size, 1e-12 * float(value.detach().abs().sum())):
+            return
+    yield "the model's gradient is not that of its output, by finite differences: one of its functions is wrong"
 
 
 def batches(subject: Subject) -> Iterator[str]:
@@ -196,8 +199,8 @@ def _flat(relevance: Any) -> Tensor:
     return torch.cat([R.flatten(1) for R in parts], dim=1)
 
 
-def _moved(given: Arguments, xs: list[Tensor], steps: list[Tensor], sign: int) -> Arguments:
-    places = {id(x): x.detach() + sign * step for x, step in zip(xs, steps, strict=True)}
+def _moved(given: Arguments, xs: list[Tensor], ways: list[Tensor], step: float) -> Arguments:
+    places = {id(x): x.detach() + step * way for x, way in zip(xs, ways, strict=True)}
     return Arguments(mapped(given.given, lambda t: places.get(id(t), t)), given.kwargs)
 
 

@@ -65,6 +65,8 @@ def _kind(name: str, kinds: Sequence[Kind]) -> Kind:
         return "gate"
     if name in _LAYERS or name in _NORMS:
         return "signal"
+    if name in _AS_OTHERS:
+        kinds = kinds[:1]
     if name in _BOUNDED or "unknown" in kinds:
         return "unknown"
     (kind, *others) = {*kinds}
@@ -171,6 +173,7 @@ def _names(func: Any) -> Iterator[str]:
 
 
 _AUGMENTED = {"iadd", "isub", "imul", "itruediv", "radd", "rmul"}
+_AS_OTHERS = {"expand_as", "view_as", "reshape_as", "type_as"}  # which have the values of their first argument alone
 _GATES = {"sigmoid", "hardsigmoid", "softmax", "expit"}
 _BOUNDED = {"relu6", "hardtanh", "clamp", "clip", "clamp_min", "clamp_max"}
 _LAYERS = {

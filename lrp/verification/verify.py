@@ -96,7 +96,7 @@ def _checked(name: str, found: Iterator[str], problems: list[str], checked: list
     try:
         problems.extend(found)
     except Exception as error:  # whatever it is, the other checks go on
-        problems.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        problems.append(f"{name}: {_shown(error)}")
 
 
 def _looked(model: nn.Module, given: Arguments, target: Any, problems: list[str]) -> None:
@@ -106,7 +106,12 @@ def _looked(model: nn.Module, given: Arguments, target: Any, problems: list[str]
         try:
             explain(model, given.given, target or checks._everything, rule="epsilon", forward_kwargs=given.kwargs)
         except Exception as error:
-            problems.append(f"explaining raises {type(error).__name__}: {str(error).splitlines()[0]}")
+            problems.append(f"explaining raises {_shown(error)}")
+
+
+def _shown(error: Exception) -> str:
+    """An error in one line."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _subject(model: nn.Module, given: Arguments, target: Any) -> Subject:

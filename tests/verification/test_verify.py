@@ -216,6 +216,18 @@ def test_it_does_not_raise() -> None:
     assert not lrp.verify(model, x * float("nan")).ok
 
 
+def test_nor_by_an_error_without_words() -> None:
+    def between(t: Tensor) -> Tensor:
+        raise AssertionError
+
+    assert "explaining raises AssertionError" in lrp.verify(Own(between), torch.randn(2, 4)).problems
+
+
+def test_a_model_that_is_steep_and_bent() -> None:
+    found = lrp.verify(Own(lambda t: 1e3 * (t * t * t + 1e6)), torch.randn(2, 4))
+    assert not any("finite differences" in problem for problem in found.problems), str(found)
+
+
 def test_the_model_is_untouched() -> None:
     model, x = everything()
     before = copy.deepcopy(model.state_dict())
@@ -236,6 +248,12 @@ def test_a_target_and_further_arguments() -> None:
     found = lrp.verify(Two(), torch.randn(2, 4), lambda out: out["a"][:, 1], forward_kwargs={"scale": 2.0})
     assert found.ok, str(found)
     assert any("TypeError" in problem for problem in lrp.verify(Two(), torch.randn(2, 4)).problems)
+
+
+def test_a_gate_of_the_shape_of_what_it_weighs() -> None:
+    found = lrp.verify(Own(lambda t: t * torch.sigmoid(t.mean(1, keepdim=True)).expand_as(t)), torch.randn(2, 4))
+    assert found.ok, str(found)
+    assert found.notes == ["conservation: no theorem promises it here"] or not found.notes
 
 
 def test_what_could_not_be_compared_is_noted() -> None:
