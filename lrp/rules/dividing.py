@@ -189,7 +189,8 @@ class AlphaBeta(Proportional):
         z_plus = self.total(f, plus, w, b_plus)
         if self.conserve:
             z_minus = self.total(f, minus, w, b_minus)  # exactly zero where nothing is negative
-            R_plus = torch.where(z_minus == 0, R, self.alpha * R)
+            # what has no contributions gets nothing, not even to lose; where there are none at all, the positive side
+            R_plus = torch.where(z_minus == 0, R, (self.alpha * R).masked_fill(z_plus == 0, 0.0))
             R_minus = torch.where(z_plus == 0, R, -self.beta * R).masked_fill(z_minus == 0, 0.0)
             shares = self.share(f, plus, w, b_plus, R_plus, z_plus, sign=+1)
             return add_(shares, self.share(f, minus, w, b_minus, R_minus, z_minus, sign=-1))
